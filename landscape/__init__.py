@@ -1,0 +1,20 @@
+"""Loss landscapes along saved training trajectories: curvature, slices, gradients, bifurcations, valleys."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "params": ["ParamLayout"],
+        "objective": ["Objective"],
+        "hdf5": ["load_dataset", "save_dataset"],
+        "run": ["Run", "RunFormatError", "RunWriter", "open_run"],
+        "hessian": ["top_eigenpairs"],
+        "slices": ["plane_slice", "project", "reweight"],
+        "gradient": ["gradient_decomposition", "motion"],
+        "valley": ["valley_width"],
+        "bifurcation": ["bifurcation_diagram", "find_onsets"],
+        "dynamics": ["onset_curvature", "replay"],
+        "stability": ["stability_threshold"],
+    },
+)

@@ -1,0 +1,1 @@
+"""Figures of what `landscape` computes: each plot takes a Dataset and draws what is in it."""
