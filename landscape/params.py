@@ -44,9 +44,7 @@ class ParamLayout:
         object.__setattr__(self, "names", tuple(str(name) for name in self.names))
         object.__setattr__(self, "shapes", tuple(tuple(int(s) for s in shape) for shape in self.shapes))
         if len(self.names) != len(self.shapes):
-            raise ValueError(
-                f"a layout needs one shape a name, got {len(self.names)} names, {len(self.shapes)} shapes"
-            )
+            raise ValueError(f"a layout needs one shape a name, got {len(self.names)} names, {len(self.shapes)} shapes")
         if len(set(self.names)) != len(self.names):
             raise ValueError("parameter names must be unique in a layout")
 
@@ -61,9 +59,7 @@ class ParamLayout:
         """
         trainable = [(name, tuple(p.shape)) for name, p in model.named_parameters() if p.requires_grad]
         if not trainable:
-            raise ValueError(
-                "the model has no parameter that requires gradients; call model.requires_grad_(True)"
-            )
+            raise ValueError("the model has no parameter that requires gradients; call model.requires_grad_(True)")
         names, shapes = zip(*trainable, strict=True)
         return cls(names, shapes)
 
@@ -101,9 +97,7 @@ class ParamLayout:
     def unflatten(self, params: torch.Tensor) -> dict[str, torch.Tensor]:
         """Views of `params` (…, n) by name, each of shape (…, *shape); they carry its gradients."""
         if params.shape[-1] != self.n_params:
-            raise ValueError(
-                f"params must have {self.n_params} entries in the last dim, got {tuple(params.shape)}"
-            )
+            raise ValueError(f"params must have {self.n_params} entries in the last dim, got {tuple(params.shape)}")
         parts = params.split(self.sizes, dim=-1)
         lead = params.shape[:-1]
         return {n: p.reshape(lead + s) for n, p, s in zip(self.names, parts, self.shapes, strict=True)}
