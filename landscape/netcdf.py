@@ -1,0 +1,215 @@
+"""HDF5 groups in netCDF-4 conventions: every axis has a dimension scale, and attributes are plain values.
+
+Run files and Dataset files are both written through this module, so h5py, xarray, netCDF tools and HDF viewers open
+them alike. Nothing outside the file is ever read: external links, external storage and virtual datasets are refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import h5py
+import numpy as np
+import xarray as xr
+
+from landscape.stored import FileHandle, RunFormatError, lazy_variable, read_now
+
+JSON_ATTRIBUTE = "json_attributes"
+"""Attribute that holds, as one JSON object, those attributes that netCDF has no type for (bool, None, dict, …)."""
+
+NO_COORDINATE = "This is a netCDF dimension but not a netCDF variable."
+_INTERNAL = {
+    "CLASS", "NAME", "REFERENCE_LIST", "DIMENSION_LIST", "_Netcdf4Dimid", "_Netcdf4Coordinates", "_NCProperties",
+    "_nc3_strict", "_FillValue", JSON_ATTRIBUTE,
+}  # fmt: skip
+
+
+def write_dataset(group: h5py.Group, dataset: xr.Dataset) -> None:
+    """Write `dataset` into the empty `group`.
+
+    Raises
+    ------
+    TypeError
+        For variables of a type that the file cannot hold (complex, dates, objects).
+    ValueError
+        For names with a slash and for multi-indexes.
+    """
+    for name in [*dataset.variables, *dataset.dims]:
+        if not isinstance(name, str) or not name or "/" in name or "\0" in name or name == ".":
+            raise ValueError(f"names in a file must be non-empty strings without a slash, got {name!r}; rename it")
+    for name, index in dataset.xindexes.items():
+        if isinstance(dataset.indexes[name].nlevels, int) and dataset.indexes[name].nlevels > 1:
+            raise ValueError(f"{name} is part of a multi-index, which netCDF has not: {index}; call reset_index first")
+    extra = sorted(set(dataset.coords) - set(dataset.dims))
+    if any(len(name.split()) != 1 for name in extra):
+        raise ValueError(f"names of coordinates must hold no spaces, got {extra}; rename them")
+    write_attrs(group, dict(dataset.attrs) | ({"coordinates": " ".join(extra)} if extra else {}))
+    for dim, size in dataset.sizes.items():
+        if dim in dataset.variables and dataset[dim].dims != (dim,):
+            raise ValueError(f"{dim} is a dim and a variable of dims {dataset[dim].dims}; rename one of them")
+        if dim not in dataset.variables:
+            add_dimension(group, dim, size)
+    for name in sorted(dataset.variables, key=lambda name: name not in dataset.dims):  # scales before their users
+        variable = dataset.variables[name]
+        add_variable(group, name, variable.dims, _storable(name, variable), attrs=variable.attrs)
+
+
+def read_dataset(handle: FileHandle, path: str, n_rows: int | None = None, hide: tuple[str, ...] = ()) -> xr.Dataset:
+    """Dataset in the group `path` of an open file: index coordinates and texts in memory, everything else lazy.
+
+    Parameters
+    ----------
+    handle : FileHandle
+        The open file.
+    path : str
+        Path of the group.
+    n_rows : int, optional
+        Number of committed rows: the dim `step` is cut to it.
+    hide : tuple of str
+        Names of variables to leave out.
+    """
+    group = handle.group(path)
+    attrs = read_attrs(group)
+    coordinates = str(attrs.pop("coordinates", "")).split()
+    variables, names = {}, []
+    for name in handle.members(path):
+        if name in hide or not isinstance(handle[f"{path}/{name}"], h5py.Dataset):
+            continue
+        dataset = handle[f"{path}/{name}"]
+        if _text(dataset.attrs.get("NAME", "")).startswith(NO_COORDINATE):
+            continue
+        dims = dims_of(dataset)
+        limits = tuple(n_rows if dim == "step" else None for dim in dims)
+        variable = lazy_variable(handle, f"{path}/{name}", dims, read_attrs(dataset), limits)
+        variables[name] = read_now(variable) if dims == (name,) else variable
+        names.append(name)
+    coords = {name: variables.pop(name) for name in names if variables[name].dims == (name,) or name in coordinates}
+    return xr.Dataset(variables, coords, attrs)
+
+
+def add_dimension(group: h5py.Group, name: str, size: int) -> h5py.Dataset:
+    """The scale of a dim without a coordinate, in the form in which netCDF-4 writes it; it takes no space."""
+    scale = group.create_dataset(name, shape=(size,), dtype=">f4")
+    scale.make_scale(f"{NO_COORDINATE}{size:10d}")
+    return scale
+
+
+def add_variable(group: h5py.Group, name: str, dims, values=None, *, attrs: Mapping | None = None, **create):
+    """A variable on existing scales of its `dims`, or, where `dims` is its own name, a scale itself."""
+    dataset = group.create_dataset(name, data=values, **create)
+    if tuple(dims) == (name,):
+        dataset.make_scale(name)
+    else:
+        for axis, dim in enumerate(dims):
+            dataset.dims[axis].attach_scale(group[dim])
+    kind = h5py.check_string_dtype(dataset.dtype)
+    flag = {"dtype": "bool"} if kind is None and dataset.dtype == np.int8 else {}
+    write_attrs(dataset, {**(attrs or {}), **flag})
+    return dataset
+
+
+def dims_of(dataset: h5py.Dataset) -> tuple[str, ...]:
+    """Names of the dims of a stored variable, read from its dimension scales."""
+    own = dataset.name.rsplit("/", 1)[-1]
+    if dataset.attrs.get("CLASS") is not None and dataset.ndim == 1:
+        return (own,)
+    if any(len(axis) == 0 for axis in dataset.dims):
+        raise RunFormatError(f"{dataset.file.filename}: {dataset.name} has an axis without a dimension scale")
+    return tuple(axis[0].name.rsplit("/", 1)[-1] for axis in dataset.dims)
+
+
+def write_attrs(target: h5py.HLObject, attrs: Mapping[str, Any]) -> None:
+    """Store `attrs`: texts, numbers and lists of numbers as themselves, everything else in one JSON attribute."""
+    other = {}
+    for name, value in attrs.items():
+        if not isinstance(name, str):
+            raise TypeError(f"names of attributes must be strings, got {name!r}")
+        native = _native(value) if name and "\0" not in name and name not in _INTERNAL else None
+        if native is None:
+            other[name] = value
+        else:
+            target.attrs[name] = native
+    if other:
+        target.attrs[JSON_ATTRIBUTE] = to_json(other)
+
+
+def read_attrs(target: h5py.HLObject) -> dict[str, Any]:
+    """The attributes that `write_attrs` stored, without those of the file format itself."""
+    attrs = {name: _plain(target.attrs[name]) for name in target.attrs if name not in _INTERNAL}
+    if JSON_ATTRIBUTE in target.attrs:
+        attrs |= json.loads(target.attrs[JSON_ATTRIBUTE])
+    if isinstance(target, h5py.Dataset) and attrs.get("dtype") == "bool":
+        del attrs["dtype"]
+    return attrs
+
+
+def to_json(value: Any) -> str:
+    """JSON text of `value`; numpy numbers and arrays, sets of paths and tuples become their plain counterparts.
+
+    Raises
+    ------
+    TypeError
+        If something in it has no plain counterpart.
+    """
+
+    def plain(item):
+        if isinstance(item, np.generic | np.ndarray):
+            return item.tolist()
+        if hasattr(item, "__fspath__"):
+            return str(item)
+        raise TypeError(
+            f"cannot store {item!r} of type {type(item).__name__} as JSON; give texts, numbers, lists, dicts"
+        )
+
+    return json.dumps(value, default=plain)
+
+
+def _native(value: Any) -> Any:
+    """`value` as netCDF can hold it, or None."""
+    if isinstance(value, str):
+        return value if "\0" not in value and not any("\ud800" <= letter <= "\udfff" for letter in value) else None
+    if isinstance(value, np.ndarray | list):
+        if isinstance(value, list) and not all(type(item) in (int, float) for item in value):
+            return None
+        value = np.asarray(value)
+        return value if value.ndim == 1 and value.size and value.dtype.kind in "if" and value.itemsize > 2 else None
+    if type(value) is int:
+        return np.int64(value) if -(2**63) <= value < 2**63 else None
+    if type(value) is float or (isinstance(value, np.number) and value.dtype.kind in "if" and value.itemsize > 2):
+        return value
+    return None
+
+
+def _plain(value: Any) -> Any:
+    """An attribute as Python's own type where there is one."""
+    if isinstance(value, bytes):
+        return _text(value)
+    if isinstance(value, np.ndarray) and value.dtype in (np.int64, np.float64):
+        return value.tolist()
+    if isinstance(value, np.int64 | np.float64):
+        return value.item()
+    return value
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _storable(name: str, variable: xr.Variable) -> np.ndarray:
+    """The values of `variable` in a type that every netCDF reader knows."""
+    values = np.asarray(variable.values)
+    if values.dtype == bool:
+        return values.astype(np.int8)
+    if values.dtype.kind in "iu" and values.dtype != np.int8:
+        return values
+    if values.dtype.kind == "f" and values.itemsize in (4, 8):
+        return values
+    if values.dtype.kind in "UT" or (values.dtype == object and all(isinstance(v, str) for v in values.flat)):
+        return values.astype(h5py.string_dtype())
+    remedy = {"c": "store its real and imaginary parts", "M": "store numbers", "m": "store numbers"}
+    raise TypeError(
+        f"{name} has type {values.dtype}, which a file of numbers cannot hold; "
+        f"{remedy.get(values.dtype.kind, 'convert it to int64, float64, bool or text')}"
+    )

@@ -1,0 +1,178 @@
+"""Runs on disk: `RunWriter` records one, `open_run` reads it, also while it grows or after its writer was killed."""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from landscape.netcdf import read_dataset
+from landscape.run_format import CHECKSUM, FORMAT, FORMAT_VERSION, STATUSES
+from landscape.run_writer import RunWriter
+from landscape.stored import FileHandle, RunFormatError
+
+if TYPE_CHECKING:
+    from landscape.params import ParamLayout
+
+__all__ = ["Run", "RunFormatError", "RunWriter", "at_step", "open_run"]
+
+
+def open_run(path: str | os.PathLike) -> Run:
+    """The run in the file `path`, for reading.
+
+    A file that is being written opens too, and shows the rows committed so far; so does a file whose writer was
+    killed. Large variables stay in the file until they are indexed.
+
+    Parameters
+    ----------
+    path : str or path-like
+        A file that `RunWriter` wrote.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    RunFormatError
+        If it is not a run file, of a newer format version, or damaged.
+    """
+    return Run(path)
+
+
+class Run:
+    """A recorded run, open for reading; use it as a context manager. See `open_run`.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    status : str
+        "running", "complete", "diverged" or "interrupted". A run whose writer was killed still says "running".
+    producer, created : str
+        What recorded the run, and when (ISO 8601, UTC).
+    software, config : dict
+        Versions, and everything needed to repeat the run.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self._handle = FileHandle(path)
+        self.path = self._handle.path
+        try:
+            self._read_root()
+        except BaseException:
+            self._handle.close()
+            raise
+
+    def _read_root(self) -> None:
+        attrs = self._handle.file.attrs
+        if _text(attrs.get("format", "")) != FORMAT:
+            raise RunFormatError(
+                f"{self.path} is not a run file; landscape.load_dataset reads Dataset files, h5py any other"
+            )
+        version = attrs.get("format_version")
+        if not isinstance(version, np.integer) or version < 1:
+            raise RunFormatError(f"{self.path} has no valid format_version, got {version!r}; it is damaged")
+        if version > FORMAT_VERSION:
+            raise RunFormatError(
+                f"{self.path} has format version {version}, this package reads up to {FORMAT_VERSION}: update it"
+            )
+        self.status = _text(attrs.get("status", ""))
+        if self.status not in STATUSES:
+            raise RunFormatError(f"{self.path} has no valid status, got {self.status!r}; it is damaged")
+        self.producer = _text(attrs.get("producer", ""))
+        self.created = _text(attrs.get("created", ""))
+        try:
+            self.software: dict[str, str] = json.loads(_text(attrs.get("software", "{}")))
+            self.config: dict[str, Any] = json.loads(_text(attrs.get("config", "{}")))
+        except json.JSONDecodeError as error:
+            raise RunFormatError(f"{self.path}: its config or software attribute is not JSON: {error}") from None
+
+    @cached_property
+    def history(self) -> xr.Dataset:
+        """Scalars of each step (step), for example loss, and class_weight (step, class); lazy."""
+        return self._table("history")
+
+    @cached_property
+    def checkpoints(self) -> xr.Dataset:
+        """θ of each saved step: params (step, param), lazy; attrs say how the run was trained, and hold the layout."""
+        return self._table("checkpoints")
+
+    @cached_property
+    def eigenpairs(self) -> xr.Dataset | None:
+        """Eigenpairs recorded while training, with the variables of `top_eigenpairs`; None where there are none."""
+        if "eigenpairs" not in self._handle:
+            return None
+        table = self._table("eigenpairs")
+        return table if table.sizes["step"] else None
+
+    @cached_property
+    def data(self) -> dict[str, xr.Dataset]:
+        """Data sets by name ("training", "validation"): inputs (sample, feature) and targets (sample); lazy."""
+        return {name: read_dataset(self._handle, f"data/{name}") for name in self._handle.members("data")}
+
+    @cached_property
+    def layout(self) -> ParamLayout:
+        """Names and shapes of the tensors in θ."""
+        from landscape.params import ParamLayout  # loads torch, which a look at the history does not need
+
+        try:
+            return ParamLayout.from_json(self.checkpoints.attrs["layout"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunFormatError(f"{self.path}: the layout of θ cannot be read: {error}") from None
+
+    def close(self) -> None:
+        """Close the file; what was not loaded can no longer be read."""
+        self._handle.close()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+    def _table(self, name: str) -> xr.Dataset:
+        step = self._handle[f"{name}/step"]
+        return read_dataset(self._handle, name, n_rows=step.shape[0], hide=(CHECKSUM,))
+
+    def __repr__(self) -> str:
+        if not self._handle.is_open:
+            return f"<Run {self.path}: {self.status}, closed>"
+        lines = [f"<Run {self.path}: {self.status}"]
+        history, checkpoints = self.history, self.checkpoints
+        lines.append(f"  steps        {_span(history)}")
+        params = checkpoints["params"]
+        lines.append(f"  checkpoints  {_span(checkpoints)}, {params.sizes['param']} parameters in {params.dtype}")
+        if self.eigenpairs is not None:
+            lines.append(f"  eigenpairs   {_span(self.eigenpairs)}, {self.eigenpairs.sizes['mode']} modes")
+        if "loss" in history and history.sizes["step"]:
+            first, last = history["loss"].values[[0, -1]]
+            lines.append(f"  loss         {first:.6g} → {last:.6g}")
+        return "\n".join(lines) + ">"
+
+
+def at_step(dataset: xr.Dataset, step: int) -> xr.Dataset:
+    """The row of `dataset` at `step`.
+
+    Raises
+    ------
+    KeyError
+        If the step was not recorded; the message names the nearest that were.
+    """
+    steps = dataset["step"].values
+    position = int(np.searchsorted(steps, step))
+    if position < len(steps) and steps[position] == step:
+        return dataset.isel(step=position)
+    near = ", ".join(map(str, steps[max(0, position - 1) : position + 1]))
+    raise KeyError(f"step {step} was not recorded; the nearest are {near}" if near else "no step was recorded")
+
+
+def _span(dataset: xr.Dataset) -> str:
+    steps = dataset["step"].values
+    return f"{len(steps)} (steps {steps[0]} … {steps[-1]})" if len(steps) else "none"
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

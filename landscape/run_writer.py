@@ -1,0 +1,296 @@
+"""RunWriter: records a training run while it happens."""
+
+from __future__ import annotations
+
+import operator
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+import xarray as xr
+
+from landscape import run_format
+from landscape.netcdf import write_attrs
+
+if TYPE_CHECKING:
+    from landscape.params import ParamLayout
+
+BUFFER_BYTES = 2**26
+"""At most so much of θ waits in memory."""
+
+
+class RunWriter:
+    """Writes a run file: per-step scalars, checkpoints of θ and eigenpairs, readable while it grows.
+
+    Rows wait in memory and are committed block by block: all variables are written and flushed, then `step` is
+    extended and flushed, and a row exists only when `step` says so. If the process is killed at any moment, the file
+    opens and holds every committed row. Use it as a context manager: on leaving, the last rows are committed and the
+    status becomes "complete", or "interrupted" after an exception.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file to create.
+    layout : ParamLayout
+        Names and shapes of the tensors in θ.
+    history : sequence of str, or mapping of str to mapping
+        Names of the scalars of each step; as a mapping, ``{"loss": {}, "class_weight": {"class": 3}}`` gives the
+        sizes of further dims.
+    attrs : mapping, optional
+        How the run is trained: optimizer, learning_rate, period, … Analyses read these from ``checkpoints.attrs``.
+    config : mapping, optional
+        Everything needed to repeat the run; stored as JSON.
+    producer : str
+        Name of the entry point in the group ``landscape.objectives`` that rebuilds the objective.
+    data : mapping, optional
+        ``{"training": (inputs, targets), "validation": …}``, arrays or tensors with one row a sample.
+    n_modes : int
+        Number of eigenpairs of `append_eigenpairs`; 0 for none.
+    dtype : str
+        Stored type of θ and eigenvectors: "float64" or "float32".
+    block_rows : int
+        Rows to wait for before they are written together.
+    block_seconds : float
+        Rows older than this are written with the next one, so slow runs are readable soon too.
+    overwrite : bool
+        Whether an existing file may be replaced.
+
+    Raises
+    ------
+    FileExistsError
+        If `path` exists and `overwrite` is False.
+    FileNotFoundError
+        If the folder does not exist.
+    ValueError
+        If an option is out of its range.
+
+    Examples
+    --------
+    >>> import tempfile, torch
+    >>> from landscape import ParamLayout, open_run
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> with RunWriter(f"{folder.name}/a.h5", ParamLayout(("w",), ((2,),)), history=["loss"]) as writer:
+    ...     for step in range(3):
+    ...         writer.append(step, torch.tensor([1.0, 2.0]) / (step + 1), loss=0.5**step)
+    >>> with open_run(f"{folder.name}/a.h5") as run:
+    ...     run.status, run.history.loss.values, run.checkpoints.params.sel(step=1).values
+    ('complete', array([1.  , 0.5 , 0.25]), array([0.5, 1. ]))
+    >>> folder.cleanup()
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        layout: ParamLayout,
+        *,
+        history: Sequence[str] | Mapping[str, Mapping[str, int]],
+        attrs: Mapping[str, Any] | None = None,
+        config: Mapping[str, Any] | None = None,
+        producer: str = "",
+        data: Mapping[str, tuple[Any, Any]] | None = None,
+        n_modes: int = 0,
+        dtype: str = "float64",
+        block_rows: int = 64,
+        block_seconds: float = 10.0,
+        overwrite: bool = False,
+    ):
+        self.path = Path(path)
+        self.layout = layout
+        self.status = "running"
+        if np.dtype(dtype) not in (np.float32, np.float64):
+            raise ValueError(f'dtype must be "float64" or "float32", got {dtype!r}')
+        if block_rows < 1:
+            raise ValueError(f"block_rows must be at least 1, got {block_rows}")
+        if not 0 <= n_modes <= layout.n_params:
+            raise ValueError(f"n_modes must be between 0 and the {layout.n_params} parameters, got {n_modes}")
+        if self.path.exists() and not overwrite:
+            raise FileExistsError(f"{self.path} exists; give another path, or overwrite=True to replace it")
+        if not self.path.parent.is_dir():
+            raise FileNotFoundError(f"the folder {self.path.parent} does not exist; create it first")
+        self._block_seconds = block_seconds
+        self._oldest = 0.0
+        # Created under another name and renamed: whoever sees `path` sees a whole run file.
+        new = self.path.with_name(f".{self.path.name}.{os.getpid()}.new")
+        try:
+            self._file = h5py.File(new, "w", libver=("v110", "v110"), track_order=True)
+            try:
+                self._create(history, attrs or {}, config, producer, data or {}, n_modes, np.dtype(dtype), block_rows)
+                self._file.swmr_mode = True
+                os.replace(new, self.path)
+            except BaseException:
+                self._file.close()
+                raise
+        finally:
+            new.unlink(missing_ok=True)
+
+    def append(self, step: int, params: Any = None, **history: Any) -> None:
+        """Record one row of the history, and θ where it is given.
+
+        Parameters
+        ----------
+        step : int
+            Number of updates made before; must increase from row to row.
+        params : tensor or array, shape (n,), optional
+            θ at this step: one row of the checkpoints.
+        **history : float or array-like
+            Values of all variables of the history at this step; NaN and inf are kept as they are. None at all: only
+            θ is recorded.
+
+        Raises
+        ------
+        ValueError
+            If values are missing or unknown, steps do not increase, θ has another length, or the writer is closed.
+        """
+        if self.status != "running":
+            raise ValueError(f"{self.path} is closed with status {self.status!r}; nothing more can be recorded")
+        step = operator.index(step)
+        rows, saved, full = self._history, self._checkpoints, False
+        if history:
+            if history.keys() != rows.names:
+                raise ValueError(self._mismatch(history))
+            rows.check(step)
+            i, buffers = rows.n_buffered, rows.buffers
+            for name, value in history.items():
+                buffers[name][i] = value.detach().cpu().numpy() if hasattr(value, "detach") else value
+        if params is not None:
+            saved.check(step)
+            theta = run_format.to_array(params)
+            if theta.shape != (self.layout.n_params,):
+                raise ValueError(f"params must have shape ({self.layout.n_params},), got {theta.shape}")
+            saved.buffers["params"][saved.n_buffered] = theta
+            full = saved.push(step)
+        if history:
+            full |= rows.push(step)
+        now = time.monotonic()
+        self._oldest = self._oldest or now
+        if full or now - self._oldest > self._block_seconds:
+            self.commit()
+
+    def append_eigenpairs(self, eigs: xr.Dataset) -> None:
+        """Record the rows of `eigs`, a Dataset as `top_eigenpairs` returns it.
+
+        Parameters
+        ----------
+        eigs : xr.Dataset
+            Dims step, mode (at least `n_modes`) and param; variables that it lacks become NaN, flags False.
+
+        Raises
+        ------
+        ValueError
+            If the writer was made with n_modes=0, shapes do not fit, or steps do not increase.
+        """
+        if self.status != "running":
+            raise ValueError(f"{self.path} is closed with status {self.status!r}; nothing more can be recorded")
+        table = self._eigenpairs
+        if table is None:
+            raise ValueError("this writer records no eigenpairs; give n_modes=k to RunWriter")
+        eigs = eigs if "step" in eigs.dims else eigs.expand_dims("step")
+        sizes = {"mode": table.buffers["eigenvalue"].shape[1], "param": self.layout.n_params}
+        for dim, size in sizes.items():
+            if eigs.sizes.get(dim) != size:
+                raise ValueError(f"eigs must have {size} entries along {dim}, got {eigs.sizes.get(dim)}")
+        values = {
+            name: eigs[name].transpose("step", *dims).values
+            for name, (dims, _, _) in run_format.EIGENPAIR_VARIABLES.items()
+            if name in eigs
+        }
+        for row, step in enumerate(eigs["step"].values.tolist()):
+            table.check(step)
+            for name, buffer in table.buffers.items():
+                missing = np.nan if buffer.dtype.kind == "f" else 0
+                buffer[table.n_buffered] = values[name][row] if name in values else missing
+            self._oldest = self._oldest or time.monotonic()
+            if table.push(step):
+                self.commit()
+
+    def commit(self) -> None:
+        """Write the rows that wait in memory; from then on readers see them, and a killed process keeps them."""
+        tables = [table for table in self._tables if table.n_buffered]
+        for table in tables:
+            table.write_rows()
+        self._file.flush()
+        for table in tables:
+            table.write_steps()
+        self._file.flush()
+        self._oldest = 0.0
+
+    def finish(self, status: str = "complete") -> None:
+        """Commit the last rows, set the status and close the file.
+
+        Parameters
+        ----------
+        status : str
+            "complete", "diverged" or "interrupted".
+        """
+        if status not in run_format.STATUSES[1:]:
+            raise ValueError(f"status must be one of {', '.join(run_format.STATUSES[1:])}, got {status!r}")
+        if self.status != "running":
+            return
+        try:
+            self.commit()
+            # In place, and flushed on its own: live readers and plain ones both see it.
+            self._file.attrs.modify("status", np.bytes_(status))
+            self._file.flush()
+        finally:
+            self.status = status
+            self._file.close()
+
+    def close(self) -> None:
+        """Finish the run as complete, unless it is finished already."""
+        self.finish()
+
+    def __enter__(self) -> RunWriter:
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        self.finish("complete" if kind is None else "interrupted")
+
+    def _create(self, history, attrs, config, producer, data, n_modes, dtype, block_rows) -> None:
+        """Everything the file will ever hold but rows: under SWMR nothing can be created any more."""
+        file, n = self._file, self.layout.n_params
+        history = dict(history) if isinstance(history, Mapping) else {name: {} for name in history}
+        sizes = {dim: size for dims in history.values() for dim, size in dims.items()}
+        reserved = sorted(({"step", "params", run_format.CHECKSUM} | sizes.keys()) & history.keys())
+        if reserved:
+            raise ValueError(f"names of the history must not be those of dims or of the file itself, got {reserved}")
+        run_format.write_root(file, config, producer)
+        run_format.write_layout(file.create_group("layout"), self.layout)
+        run_format.write_data(file.create_group("data"), data)
+
+        def table(name, variables, sizes, rows) -> run_format.Table:
+            group = file.create_group(name, track_order=True)
+            write_attrs(group, {**attrs, "layout": self.layout.to_json()} if name == "checkpoints" else attrs)
+            run_format.create_table(group, variables, sizes, rows)
+            return run_format.Table(group, variables, rows)
+
+        def rows_of(row_bytes: int) -> int:
+            return max(1, min(block_rows, BUFFER_BYTES // row_bytes))
+
+        scalars = {
+            name: (tuple(dims), "f8", run_format.HISTORY_ATTRS.get(name, {"long_name": name.replace("_", " ")}))
+            for name, dims in history.items()
+        }
+        self._history = table("history", scalars, sizes, block_rows)
+        params = {"params": (("param",), dtype, {"long_name": "parameters θ"})}
+        self._checkpoints = table("checkpoints", params, {"param": n}, rows_of(n * dtype.itemsize))
+        self._eigenpairs = None
+        if n_modes:
+            variables = {
+                name: (dims, kind or dtype, {"long_name": text})
+                for name, (dims, kind, text) in run_format.EIGENPAIR_VARIABLES.items()
+            }
+            sizes = {"mode": n_modes, "param": n}
+            self._eigenpairs = table("eigenpairs", variables, sizes, rows_of(n_modes * n * dtype.itemsize))
+        tables = (self._history, self._checkpoints, self._eigenpairs)
+        self._tables = [table for table in tables if table is not None]
+
+    def _mismatch(self, given: Mapping) -> str:
+        missing = sorted(self._history.names - given.keys())
+        unknown = sorted(given.keys() - self._history.names)
+        parts = [f"lacks {', '.join(missing)}"] if missing else []
+        parts += [f"has {', '.join(unknown)}, which the writer's history does not name"] if unknown else []
+        return f"append must give every variable of the history: this row {' and '.join(parts)}"

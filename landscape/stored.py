@@ -1,0 +1,170 @@
+"""Variables that stay in their HDF5 file until they are indexed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import xarray as xr
+from xarray.backends import BackendArray
+from xarray.core import indexing
+
+
+class RunFormatError(ValueError):
+    """A file is not what it should be: another format, a newer version, or damaged."""
+
+
+class FileHandle:
+    """An HDF5 file open for reading, also while another process writes it and after its writer was killed.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    RunFormatError
+        If it is not an HDF5 file, or damaged.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self._objects: dict[str, h5py.HLObject] = {}
+        if not self.path.exists():
+            raise FileNotFoundError(f"there is no file {self.path}; check the path")
+        if self.path.is_dir():
+            raise RunFormatError(f"{self.path} is a directory; give the path of a file in it")
+        if not os.access(self.path, os.R_OK):
+            raise PermissionError(f"no permission to read {self.path}")
+        if not h5py.is_hdf5(self.path):
+            raise RunFormatError(f"{self.path} is not an HDF5 file; give a file that landscape wrote")
+        try:  # as a SWMR reader: the only way into files that are being written, or whose writer was killed
+            self._file = h5py.File(self.path, "r", libver="latest", swmr=True)
+        except OSError:
+            try:
+                self._file = h5py.File(self.path, "r")
+            except OSError as error:
+                raise RunFormatError(f"{self.path} is damaged and cannot be opened: {_first_line(error)}") from None
+
+    @property
+    def file(self) -> h5py.File:
+        """The open file; raises ValueError once it is closed."""
+        if not self._file:
+            raise ValueError(
+                f"{self.path} is closed: read inside `with open_run(…)`, or call .load() before leaving it"
+            )
+        return self._file
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the file is still open."""
+        return bool(self._file)
+
+    def close(self) -> None:
+        """Close the file; lazy variables that still point to it can no longer be read."""
+        self._objects.clear()
+        self._file.close()
+
+    def members(self, path: str) -> list[str]:
+        """Names of what lies in the group `path` of this very file."""
+        return list(self.group(path))
+
+    def group(self, path: str) -> h5py.Group:
+        """The group at `path`."""
+        group = self[path]
+        if not isinstance(group, h5py.Group):
+            raise RunFormatError(f"{self.path}: {path} is not a group")
+        return group
+
+    def __contains__(self, path: str) -> bool:
+        return path in self.file
+
+    def __getitem__(self, path: str) -> Any:
+        file = self.file
+        if path not in self._objects:
+            try:
+                self._objects[path] = self._hard(file, path)
+            except KeyError:
+                raise RunFormatError(f"{self.path} has no {path}; it is incomplete or from another program") from None
+            except (OSError, RuntimeError) as error:
+                raise RunFormatError(f"{self.path}: {path} cannot be read: {_first_line(error)}") from None
+        return self._objects[path]
+
+    def _hard(self, file: h5py.File, path: str) -> h5py.HLObject:
+        """What a path of hard links leads to: a file must not make us read another one."""
+        here = file
+        for part in path.strip("/").split("/") if path.strip("/") else []:
+            if not isinstance(here.get(part, getlink=True), h5py.HardLink):
+                raise RunFormatError(f"{self.path}: {path} is a link to somewhere else, which is not followed")
+            here = here[part]
+        if isinstance(here, h5py.Dataset) and (here.is_virtual or here.external):
+            raise RunFormatError(f"{self.path}: {path} keeps its values in another file, which is not read")
+        return here
+
+    def __getstate__(self):
+        return {"path": self.path}
+
+    def __setstate__(self, state):  # lazy variables travel to other processes by the path of their file
+        self.__init__(state["path"])
+
+
+class StoredArray(BackendArray):
+    """A stored variable cut to its committed rows; indexing reads just what is asked for."""
+
+    def __init__(self, handle: FileHandle, path: str, shape: tuple[int, ...], dtype: np.dtype):
+        self.handle, self.path, self.shape, self.dtype = handle, path, shape, dtype
+
+    def __getitem__(self, key: indexing.ExplicitIndexer):
+        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER_1VECTOR, self._read)
+
+    def _read(self, key: tuple):
+        # Resolved against the committed shape: the file may hold more rows than are committed.
+        key = tuple(_resolve(k, size) for k, size in zip(key, self.shape, strict=True))
+        try:
+            values = self.handle[self.path][key]
+        except (OSError, RuntimeError) as error:
+            raise RunFormatError(f"{self.handle.path}: {self.path} cannot be read: {_first_line(error)}") from None
+        return np.asarray(values).astype(self.dtype, copy=False)
+
+
+def lazy_variable(handle: FileHandle, path: str, dims, attrs, limits) -> xr.Variable:
+    """The variable stored at `path`; `limits` are its committed lengths, None where all is committed."""
+    dataset = handle[path]
+    short = [dim for dim, size, n in zip(dims, dataset.shape, limits, strict=True) if n is not None and size < n]
+    if short:
+        raise RunFormatError(f"{handle.path}: {path} has {dataset.shape[0]} rows where {limits[0]} are committed")
+    shape = tuple(size if n is None else n for size, n in zip(dataset.shape, limits, strict=True))
+    if h5py.check_string_dtype(dataset.dtype) is not None:
+        values = dataset.asstr()[()]
+        return xr.Variable(dims, np.asarray(values, dtype=str) if np.size(values) else np.zeros(shape, "U1"), attrs)
+    dtype = dataset.dtype
+    if dtype.kind not in "iuf":
+        raise RunFormatError(f"{handle.path}: {path} has type {dtype}; only numbers, flags and texts are read")
+    if dtype == np.int8 and dataset.attrs.get("dtype") in ("bool", b"bool"):
+        dtype = np.dtype(bool)
+    data = indexing.LazilyIndexedArray(StoredArray(handle, path, shape, dtype.newbyteorder("=")))
+    chunks = dict(zip(dims, dataset.chunks, strict=True)) if dataset.chunks else {}
+    return xr.Variable(dims, data, attrs, {"preferred_chunks": chunks} if chunks else None)
+
+
+def read_now(variable: xr.Variable) -> xr.Variable:
+    """`variable` with its values in memory."""
+    return xr.Variable(variable.dims, variable.values, variable.attrs)
+
+
+def _resolve(key, size: int):
+    if isinstance(key, slice):
+        return slice(*key.indices(size))
+    if isinstance(key, np.ndarray):
+        return np.where(key < 0, key + size, key)
+    return int(key) + size if key < 0 else int(key)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
