@@ -42,6 +42,15 @@ def open_run(path: str | os.PathLike) -> Run:
     return Run(path)
 
 
+def is_run_file(path: str | os.PathLike) -> bool:
+    """Whether the HDF5 file `path` says that it is a run; raises like `open_run` where it cannot be read."""
+    handle = FileHandle(path)
+    try:
+        return _text(handle.file.attrs.get("format", "")) == FORMAT
+    finally:
+        handle.close()
+
+
 class Run:
     """A recorded run, open for reading; use it as a context manager. See `open_run`.
 
@@ -114,14 +123,19 @@ class Run:
         return {name: read_dataset(self._handle, f"data/{name}") for name in self._handle.members("data")}
 
     @cached_property
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the tensors in θ by name, in their order."""
+        try:
+            return {str(name): tuple(map(int, shape)) for name, shape in json.loads(self.checkpoints.attrs["layout"])}
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunFormatError(f"{self.path}: the layout of θ cannot be read: {error}") from None
+
+    @cached_property
     def layout(self) -> ParamLayout:
         """Names and shapes of the tensors in θ."""
         from landscape.params import ParamLayout  # loads torch, which a look at the history does not need
 
-        try:
-            return ParamLayout.from_json(self.checkpoints.attrs["layout"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise RunFormatError(f"{self.path}: the layout of θ cannot be read: {error}") from None
+        return ParamLayout(tuple(self.tensors), tuple(self.tensors.values()))
 
     def close(self) -> None:
         """Close the file; what was not loaded can no longer be read."""

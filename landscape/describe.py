@@ -1,0 +1,164 @@
+"""What a run file or a Dataset file holds, as text: ``python -m landscape inspect FILE``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import xarray as xr
+
+    from landscape.run import Run
+
+LARGEST_SUMMARY = 2**24
+"""Entries up to which a variable is read to tell its range."""
+
+
+def main(argv: list[str]) -> None:
+    """The command `inspect`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m landscape inspect", description="Say what a run file or a Dataset file holds."
+    )
+    parser.add_argument("file", help="a run file, or a file that save_dataset wrote")
+    options = parser.parse_args(argv)
+    print(describe(options.file))
+
+
+def describe(path: str | os.PathLike) -> str:
+    """Text that says what the file `path` holds, whether it is a run or a Dataset.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    RunFormatError
+        If it is neither, or damaged.
+    """
+    from landscape.hdf5 import load_dataset
+    from landscape.run import Run, is_run_file
+
+    if is_run_file(path):
+        with Run(path) as run:
+            return describe_run(run)
+    dataset = load_dataset(path, lazy=True)
+    try:
+        return "\n".join([f"{path}: Dataset, {_size(path)}", *_dataset(dataset)])
+    finally:
+        dataset.close()
+
+
+def describe_run(run: Run) -> str:
+    """Text that says what an open run holds."""
+    versions = ", ".join(f"{name} {version}" for name, version in run.software.items() if name != "platform")
+    lines = [
+        f"{run.path}: run, {run.status}, {_size(run.path)}",
+        _row("created", f"{run.created} by {run.producer or 'no named producer'}"),
+        _row("software", versions),
+    ]
+    checkpoints, history, eigenpairs = run.checkpoints, run.history, run.eigenpairs
+    trained = {name: value for name, value in checkpoints.attrs.items() if name != "layout"}
+    lines.append(_row("trained", ", ".join(f"{name} {value}" for name, value in trained.items()) or "nothing is said"))
+    lines += [
+        _row("config" if not i else "", f"{name}: {_line(value)}") for i, (name, value) in enumerate(run.config.items())
+    ]
+
+    params = checkpoints["params"]
+    lines.append(_row("layout", f"θ has {params.sizes['param']} entries"))
+    tensors = run.tensors
+    width = max(map(len, tensors), default=0)
+    lines += [_row("", f"  {name:<{width}}  {shape}") for name, shape in list(tensors.items())[:40]]
+    if len(tensors) > 40:
+        lines.append(_row("", f"  … and {len(tensors) - 40} more tensors"))
+
+    lines.append(_row("history", spans(history["step"].values)))
+    lines += [_row("", line) for line in _variables(history)]
+    lines.append(_row("checkpoints", f"{spans(checkpoints['step'].values)}; {params.dtype}"))
+    if eigenpairs is not None:
+        lines.append(_row("eigenpairs", f"{spans(eigenpairs['step'].values)}; {eigenpairs.sizes['mode']} modes"))
+        lines += [_row("", line) for line in _variables(eigenpairs.drop_vars("eigenvector"))]
+    for i, (name, data) in enumerate(run.data.items()):
+        shapes = ", ".join(f"{key} {dict(value.sizes)} {value.dtype}" for key, value in data.items())
+        lines.append(_row("data" if not i else "", f"{name}: {shapes}"))
+    return "\n".join(lines)
+
+
+def spans(steps: np.ndarray) -> str:
+    """How `steps` are spaced, stretch by stretch.
+
+    >>> import numpy as np
+    >>> spans(np.r_[0:100:25, 100:104, 125, 150, 175])
+    '11 rows: every 25 from 0 to 100, every 1 to 103, every 22 to 125, every 25 to 175'
+    >>> spans(np.arange(3))
+    '3 rows: every 1 from 0 to 2'
+    """
+    import numpy as np
+
+    if len(steps) < 2:
+        return f"1 row: step {steps[0]}" if len(steps) else "no rows"
+    gaps = np.diff(steps)
+    ends = [*np.flatnonzero(np.diff(gaps)) + 1, len(gaps)]  # the last gap of each stretch, plus one
+    parts = [f"every {gaps[0]} from {steps[0]} to {steps[ends[0]]}"]
+    parts += [f"every {gaps[end - 1]} to {steps[end]}" for end in ends[1:]]
+    if len(parts) > 8:
+        parts = [f"from {steps[0]} to {steps[-1]}, {gaps.min()} to {gaps.max()} apart in {len(parts)} stretches"]
+    return f"{len(steps)} rows: {', '.join(parts)}"
+
+
+def _dataset(dataset: xr.Dataset) -> list[str]:
+    lines = [_row("dims", ", ".join(f"{dim} {size}" for dim, size in dataset.sizes.items()) or "none")]
+    if "step" in dataset.dims and "step" in dataset.coords:
+        lines.append(_row("steps", spans(dataset["step"].values)))
+    for title, names in (("coordinates", dataset.coords), ("variables", dataset.data_vars)):
+        found = _variables(dataset[list(names)].reset_coords() if title == "coordinates" else dataset, list(names))
+        lines += [_row(title if not i else "", line) for i, line in enumerate(found)]
+    lines += [
+        _row("attrs" if not i else "", f"{key}: {_line(value)}") for i, (key, value) in enumerate(dataset.attrs.items())
+    ]
+    return lines
+
+
+def _variables(dataset: xr.Dataset, names: list[str] | None = None) -> list[str]:
+    names = list(dataset.data_vars) if names is None else names
+    width = max((len(str(name)) for name in names), default=0)
+    return [f"  {name:<{width}}  {_dims(dataset[name])}{_range(dataset[name])}" for name in names]
+
+
+def _dims(variable: xr.DataArray) -> str:
+    return f"({', '.join(map(str, variable.dims))}) {variable.dtype}"
+
+
+def _range(variable: xr.DataArray) -> str:
+    """Range, last value and number of values that are not finite."""
+    import numpy as np
+
+    if not variable.size or variable.size > LARGEST_SUMMARY:
+        return ""
+    values = variable.values
+    if values.dtype == bool:
+        return f"  true in {int(values.sum())} of {values.size}"
+    if values.dtype.kind not in "iuf":
+        return f"  {', '.join(map(str, values.flat[:4]))}{', …' if values.size > 4 else ''}"
+    finite = values[np.isfinite(values)]
+    text = f"  {finite.min():.6g} … {finite.max():.6g}" if finite.size else "  nothing finite"
+    lost = values.size - finite.size
+    return text + (f", {lost} not finite" if lost and finite.size else "")
+
+
+def _line(value: object) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) < 200 else f"{text[:200]}…"
+
+
+def _row(title: str, text: str) -> str:
+    return f"{title:<12} {text}".rstrip()
+
+
+def _size(path: str | os.PathLike) -> str:
+    size = float(os.path.getsize(path))
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return ""
