@@ -155,7 +155,14 @@ class RunWriter:
             rows.check(step)
             i, buffers = rows.n_buffered, rows.buffers
             for name, value in history.items():
-                buffers[name][i] = value.detach().cpu().numpy() if hasattr(value, "detach") else value
+                buffer = buffers[name]
+                try:
+                    # Shapes must be equal: numpy would spread a single value over all classes.
+                    buffer[i] = (
+                        value if type(value) is float and buffer.ndim == 1 else _exactly(value, buffer.shape[1:])
+                    )
+                except (TypeError, ValueError) as error:
+                    raise ValueError(f"{name} must hold numbers of shape {buffer.shape[1:]}: {error}") from None
         if params is not None:
             saved.check(step)
             theta = run_format.to_array(params)
@@ -294,3 +301,10 @@ class RunWriter:
         parts = [f"lacks {', '.join(missing)}"] if missing else []
         parts += [f"has {', '.join(unknown)}, which the writer's history does not name"] if unknown else []
         return f"append must give every variable of the history: this row {' and '.join(parts)}"
+
+
+def _exactly(value: Any, shape: tuple[int, ...]) -> np.ndarray:
+    array = run_format.to_array(value)
+    if array.shape != shape:
+        raise ValueError(f"got {array.shape}")
+    return array
