@@ -207,15 +207,13 @@ def write_layout(group: h5py.Group, layout) -> None:
 
 def to_array(value: Any) -> np.ndarray:
     """A tensor or array-like as a numpy array on the CPU; shares memory where it can."""
-    if hasattr(value, "detach"):
-        value = value.detach().cpu().numpy()
-    return np.asarray(value)
+    return value.numpy(force=True) if hasattr(value, "detach") else np.asarray(value)
 
 
 def _chunk_rows(block_rows: int, row_bytes: int) -> int:
-    """Rows a chunk: whole blocks of about 64 kB, unless one block is larger; never more than 1 MB."""
-    if block_rows * row_bytes < 2**16:
-        return block_rows * (2**16 // (block_rows * row_bytes))
+    """Rows a chunk: whole blocks of about 8 kB, unless one block is larger; never more than 1 MB."""
+    if block_rows * row_bytes < 2**13:
+        return block_rows * (2**13 // (block_rows * row_bytes))
     return max(1, min(block_rows, 2**20 // row_bytes))
 
 
