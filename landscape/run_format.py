@@ -142,6 +142,7 @@ def create_table(group: h5py.Group, variables: Mapping[str, tuple], sizes: Mappi
             chunks=_chunks(block_rows, shape, dtype.itemsize),
             dtype=dtype,
             fillvalue=np.nan if dtype.kind == "f" else 0,
+            fill_time="never",  # rows that are not committed are not read
         )
     add_variable(
         group, CHECKSUM, ("step",), shape=(0,), maxshape=(None,), chunks=(rows,), dtype="u8",

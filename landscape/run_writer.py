@@ -116,7 +116,8 @@ class RunWriter:
         # Created under another name and renamed: whoever sees `path` sees a whole run file.
         new = self.path.with_name(f".{self.path.name}.{os.getpid()}.new")
         try:
-            self._file = h5py.File(new, "w", libver=("v110", "v110"), track_order=True)
+            # Without a chunk cache a commit writes its rows and nothing else, once, and straight from our buffers.
+            self._file = h5py.File(new, "w", libver=("v110", "v110"), track_order=True, rdcc_nbytes=0)
             try:
                 self._create(history, attrs or {}, config, producer, data or {}, n_modes, np.dtype(dtype), block_rows)
                 self._file.swmr_mode = True
