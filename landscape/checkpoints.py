@@ -1,0 +1,47 @@
+"""Rows of a checkpoints Dataset as tensors, a batch at a time, and their steps beside every result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import xarray as xr
+from tqdm import tqdm
+
+from landscape.params import ParamLayout
+
+
+def rows(checkpoints: xr.Dataset, objective) -> xr.Dataset:
+    """`checkpoints` with dims (step, param), a single selected row becoming one step; checked against `objective`.
+
+    Raises
+    ------
+    ValueError
+        If there are no params in it, no rows, or they are those of another model.
+    """
+    if "params" not in checkpoints or "step" not in checkpoints.coords:
+        raise ValueError("checkpoints must be a Dataset with params (step, param) and the coordinate step")
+    if "step" not in checkpoints.dims:
+        checkpoints = checkpoints.expand_dims("step")
+    if checkpoints.sizes["step"] == 0:
+        raise ValueError("checkpoints hold no rows")
+    layout = checkpoints.attrs.get("layout")
+    difference = layout and ParamLayout.from_json(layout).difference(objective.layout)
+    if difference or checkpoints.sizes["param"] != objective.n_params:
+        raise ValueError(
+            f"these checkpoints belong to another model: {checkpoints.sizes['param']} parameters against "
+            f"{objective.n_params} of the objective's{'; ' + difference if difference else ''}"
+        )
+    return checkpoints.transpose("step", "param", ...)
+
+
+def batches(checkpoints: xr.Dataset, objective, size: int, label: str) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+    """Steps (E,) and params (E, n) of `size` rows at a time, with a progress bar named `label` on a terminal."""
+    steps = checkpoints.step.values
+    with tqdm(total=len(steps), desc=label, unit="step", delay=1, disable=None) as progress:
+        for start in range(0, len(steps), size):
+            # Loading from a fresh selection leaves nothing cached in `checkpoints`, so memory stays that of a batch.
+            block = checkpoints.params.isel(step=slice(start, start + size)).values
+            yield steps[start : start + size], objective.as_params(block)
+            progress.update(len(block))

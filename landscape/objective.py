@@ -1,0 +1,250 @@
+"""The loss of a model as a function F(θ, t) of its flat parameters: values, gradients and Hessian products."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import torch
+from torch.func import functional_call, vmap
+
+from landscape.params import ParamLayout
+
+POINTS_PER_BATCH = 32
+
+
+class Objective:
+    """Loss of `model` over a data set as a function of flat parameters θ and the step t; the model is never changed.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        In evaluation mode if it holds dropout or batch norm. Its parameters that require gradients make up θ.
+    loss_fn : callable
+        ``loss_fn(outputs, targets, step)``, a mean over the samples given; its class losses ``terms(outputs,
+        targets)`` and weights ``class_weights(step)`` are used where it has them.
+    inputs, targets : torch.Tensor
+        The data set, (P, …) each; or `inputs` an iterable of (inputs, targets) pairs in a fixed order that can be
+        iterated again and again, and no `targets`.
+    batch_size : int, optional
+        Evaluate so many samples at a time; sums are weighted by batch size, so that the result is that of one batch.
+    device, dtype : optional
+        Where and in which type to compute; those of the model by default.
+
+    Raises
+    ------
+    ValueError
+        For a model in training mode with dropout or batch norm, NaN in the inputs, unequal numbers of inputs and
+        targets, or a model without trainable parameters.
+
+    Examples
+    --------
+    >>> model = torch.nn.Linear(2, 1, bias=False)
+    >>> inputs, targets = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.zeros(2, 1)
+    >>> objective = Objective(model, lambda outputs, targets, step: ((outputs - targets) ** 2).mean(), inputs, targets)
+    >>> theta = torch.tensor([1.0, 1.0])
+    >>> objective.loss(theta, step=0), objective.gradient(theta, step=0)
+    (tensor(2.5000), tensor([1., 4.]))
+    >>> objective.hvp(theta, torch.tensor([1.0, 1.0]), step=0)
+    tensor([1., 4.])
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        loss_fn: Callable,
+        inputs: torch.Tensor | Iterable,
+        targets: torch.Tensor | None = None,
+        *,
+        batch_size: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        refuse_training_mode(model)
+        self.layout = ParamLayout.of(model)
+        first = next(p for p in model.parameters() if p.requires_grad)
+        self.device = torch.device(device) if device is not None else first.device
+        self.dtype = dtype or first.dtype
+        self.loss_fn = loss_fn
+        # A copy, so that moving it, or a forward pass that writes to buffers, leaves the user's model alone.
+        self.model = copy.deepcopy(model).to(device=self.device, dtype=self.dtype)
+        self.batches = self._batches_of(inputs, targets, batch_size)
+
+    def _batches_of(self, inputs, targets, batch_size):
+        if targets is None:
+            if isinstance(inputs, torch.Tensor):
+                raise ValueError("targets are missing; only an iterable of (inputs, targets) batches goes without")
+            return inputs
+        inputs, targets = self._to_device(torch.as_tensor(inputs)), self._to_device(torch.as_tensor(targets))
+        if len(inputs) != len(targets) or len(inputs) == 0:
+            raise ValueError(
+                f"inputs and targets must hold equally many samples, at least one; got {len(inputs)} and {len(targets)}"
+            )
+        if inputs.is_floating_point() and not inputs.isfinite().all():
+            raise ValueError("inputs hold NaN or inf; remove or impute those samples first")
+        size = batch_size or len(inputs)
+        if size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        return list(zip(inputs.split(size), targets.split(size), strict=True))
+
+    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(self.device, self.dtype) if tensor.is_floating_point() else tensor.to(self.device)
+
+    def _weighted_batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, float]]:
+        n_samples = sum(len(targets) for _, targets in self.batches)
+        for inputs, targets in self.batches:
+            yield self._to_device(inputs), self._to_device(targets), len(targets) / n_samples
+
+    @property
+    def n_params(self) -> int:
+        """Length n of θ."""
+        return self.layout.n_params
+
+    @property
+    def has_terms(self) -> bool:
+        """Whether the loss is a weighted sum of class terms."""
+        return hasattr(self.loss_fn, "terms") and hasattr(self.loss_fn, "class_weights")
+
+    def class_weights(self, step) -> torch.Tensor:
+        """Γ at `step`, shape (class,) or (E, class); needs a loss with class weights."""
+        return self.loss_fn.class_weights(step).to(self.device, self.dtype)
+
+    def as_params(self, params) -> torch.Tensor:
+        """`params`, (n,) or (E, n), as a tensor of this objective's type and device."""
+        if isinstance(params, np.ndarray):
+            params = torch.from_numpy(np.ascontiguousarray(params))
+        params = torch.as_tensor(params).to(self.device, self.dtype)
+        if params.ndim not in (1, 2) or params.shape[-1] != self.n_params:
+            raise ValueError(
+                f"params must have shape ({self.n_params},) or (E, {self.n_params}), got {tuple(params.shape)}"
+            )
+        return params
+
+    def outputs(self, params: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+        """Outputs of the model on `inputs`, (P, …) for params (n,), (E, P, …) for (E, n)."""
+        if params.ndim == 2 and len(params) > 1:
+            return vmap(self._forward, in_dims=(0, None), randomness="error")(params, inputs)
+        return self._forward(params, inputs) if params.ndim == 1 else self._forward(params[0], inputs)[None]
+
+    def _forward(self, params, inputs):
+        return functional_call(self.model, self.layout.unflatten(params), (inputs,))
+
+    def _batch_losses(self, params, steps, inputs, targets):
+        outputs = self.outputs(params, inputs)
+        if self.has_terms and len(params) > 1:
+            terms = vmap(self.loss_fn.terms, in_dims=(0, None))(outputs, targets)
+            return (self.class_weights(steps) * terms).sum(-1)
+        return torch.stack([self.loss_fn(o, targets, s) for o, s in zip(outputs, steps.tolist(), strict=True)])
+
+    def losses(self, params, step) -> torch.Tensor:
+        """Losses F(θ_e, t_e), shape (E,), for params (E, n) and `step` an int or (E,)."""
+        params = self.as_params(params)
+        steps = as_steps(step, len(params))
+        with torch.no_grad():
+            return sum(weight * self._batch_losses(params, steps, x, y) for x, y, weight in self._weighted_batches())
+
+    def loss(self, params, step: int = 0) -> torch.Tensor:
+        """The loss F(θ, t), a scalar, for params (n,)."""
+        return self.losses(self.as_params(params)[None], step)[0]
+
+    def terms(self, params, step: int = 0) -> torch.Tensor:
+        """Class losses F_i(θ_e), shape (E, class), for params (E, n); the loss must have ``terms``."""
+        if not hasattr(self.loss_fn, "terms"):
+            raise ValueError("this loss has no class terms; give a loss with a method terms(outputs, targets)")
+        params = self.as_params(params)
+        terms = vmap(self.loss_fn.terms, in_dims=(0, None))
+        with torch.no_grad():
+            return sum(weight * terms(self.outputs(params, x), y) for x, y, weight in self._weighted_batches())
+
+    def value_and_gradient(self, params, step) -> tuple[torch.Tensor, torch.Tensor]:
+        """Losses (E,) and gradients (E, n) for params (E, n); a scalar and (n,) for params (n,)."""
+        params = self.as_params(params)
+        stacked = params.detach().reshape(-1, self.n_params).requires_grad_()
+        steps = as_steps(step, len(stacked))
+        losses, gradient = 0.0, torch.zeros_like(stacked)
+        for x, y, weight in self._weighted_batches():
+            batch = self._batch_losses(stacked, steps, x, y)
+            gradient += weight * torch.autograd.grad(batch.sum(), stacked, materialize_grads=True)[0]
+            losses = losses + weight * batch.detach()
+        return (losses, gradient) if params.ndim == 2 else (losses[0], gradient[0])
+
+    def gradient(self, params, step) -> torch.Tensor:
+        """Gradients ∇F(θ_e, t_e), of the shape of `params`."""
+        return self.value_and_gradient(params, step)[1]
+
+    def linearize(self, params, step) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The Hessian at `params` as a product: vectors (E, n) or (E, k, n), for params (n,) also (n,), → same shape.
+
+        The graph of the gradient is built once and kept, so that further products cost one backward pass each; with
+        several batches it is built anew for each, and memory stays that of one batch.
+        """
+        params = self.as_params(params)
+        stacked = params.detach().reshape(-1, self.n_params)
+        steps = as_steps(step, len(stacked))
+        kept = [self._gradient_graph(stacked, steps, *batch) for batch in self._single_batch()]
+
+        def product(vectors: torch.Tensor) -> torch.Tensor:
+            if vectors.shape[: params.ndim - 1] != params.shape[:-1] or vectors.shape[-1] != self.n_params:
+                raise ValueError(f"vectors {tuple(vectors.shape)} do not fit params {tuple(params.shape)}")
+            columns = vectors.reshape(len(stacked), -1, self.n_params).unbind(1)
+            graphs = kept or (self._gradient_graph(stacked, steps, *batch) for batch in self._weighted_batches())
+            totals = [torch.zeros_like(stacked) for _ in columns]
+            for leaf, gradient in graphs:
+                if gradient.requires_grad:  # a loss that is linear in θ leaves no graph: its Hessian is zero
+                    for total, column in zip(totals, columns, strict=True):
+                        total += torch.autograd.grad(gradient, leaf, column, retain_graph=True, materialize_grads=True)[
+                            0
+                        ]
+            return torch.stack(totals, 1).reshape(vectors.shape)
+
+        return product
+
+    def _single_batch(self):
+        batches = self._weighted_batches()
+        first = next(batches)
+        return [first] if next(batches, None) is None else []
+
+    def _gradient_graph(self, stacked, steps, inputs, targets, weight):
+        leaf = stacked.clone().requires_grad_()
+        losses = weight * self._batch_losses(leaf, steps, inputs, targets)
+        return leaf, torch.autograd.grad(losses.sum(), leaf, create_graph=True, materialize_grads=True)[0]
+
+    def hvp(self, params, vectors: torch.Tensor, step) -> torch.Tensor:
+        """Hessian-vector products H(θ_e, t_e) v, of the shape of `vectors`; see `linearize`."""
+        return self.linearize(params, step)(self.as_vectors(vectors))
+
+    def as_vectors(self, vectors) -> torch.Tensor:
+        """`vectors` as a tensor of this objective's type and device."""
+        return torch.as_tensor(vectors).to(self.device, self.dtype)
+
+    def plane_losses(self, center, directions, alpha, beta, step: int) -> torch.Tensor:
+        """Class losses (class, alpha, beta) at center + α d_0 + β d_1; one "class", the loss, if it has no terms.
+
+        `center` (n,), `directions` (2, n), `alpha` and `beta` one-dimensional. Closed forms override this loop.
+        """
+        center, directions = self.as_params(center), self.as_params(directions)
+        alpha, beta = (torch.as_tensor(a).to(center) for a in (alpha, beta))
+        grid = torch.cartesian_prod(alpha, beta).reshape(-1, 2)
+        values = [
+            self.terms(points, step) if self.has_terms else self.losses(points, step)[:, None]
+            for points in (center + coordinates @ directions for coordinates in grid.split(POINTS_PER_BATCH))
+        ]
+        return torch.cat(values).T.reshape(-1, len(alpha), len(beta))
+
+
+def as_steps(step, n: int) -> torch.Tensor:
+    """`step`, an int or (n,), as an int64 tensor (n,)."""
+    steps = torch.as_tensor(np.asarray(step))
+    return steps.expand(n) if steps.ndim == 0 else steps
+
+
+def refuse_training_mode(model: torch.nn.Module) -> None:
+    """Raise ValueError if `model` is in training mode where that changes what it computes."""
+    for name, module in model.named_modules():
+        changing = isinstance(module, (torch.nn.modules.dropout._DropoutNd, torch.nn.modules.batchnorm._BatchNorm))
+        if changing and module.training:
+            raise ValueError(
+                f"{name or 'the model'} ({type(module).__name__}) is in training mode, so that the loss is not a "
+                "function of the parameters alone; call model.eval() first"
+            )
