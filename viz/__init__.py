@@ -1,1 +1,32 @@
 """Figures of what `landscape` computes: each plot takes a Dataset and draws what is in it."""
+
+import sys
+import types
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "style": ["panel_letters", "style"],
+        "history": ["plot_history"],
+        "bifurcation": ["plot_attractor_diagram", "plot_bifurcation_diagram"],
+        "eigenvalues": ["plot_eigenvalues"],
+        "gradient": ["plot_gradient_decomposition"],
+        "valley": ["plot_valley_width"],
+        "slices": ["plot_line_slice", "plot_path", "plot_plane_slice"],
+        "onsets": ["plot_onset_curvature", "plot_onsets"],
+    },
+)
+
+
+class _Package(types.ModuleType):
+    """Keeps the function `viz.style` in sight when its module of the same name is imported."""
+
+    def __setattr__(self, name, value):
+        if isinstance(value, types.ModuleType) and name in __all__:
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

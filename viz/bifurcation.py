@@ -1,0 +1,117 @@
+"""Bifurcation diagrams, live (along a run) and frozen (attractors of the map), coloured by the orbit's period."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from viz.axes import MANY, label_x, label_y, legend_above, own_figure, step_axis
+from viz.dataset import coordinate, label, read
+from viz.onsets import draw_onsets_within
+from viz.style import BLUE, GREEN, ORANGE, PURPLE, VERMILION
+
+PERIODS = {
+    "period 1": BLUE,
+    "period 2": ORANGE,
+    "period 4": GREEN,
+    "other period": PURPLE,
+    "aperiodic": VERMILION,
+    "window not full": "0.6",
+}
+
+
+@own_figure()
+def plot_bifurcation_diagram(
+    live: xr.Dataset,
+    ax: Axes | None = None,
+    *,
+    onsets: xr.Dataset | None = None,
+    scale: str = "linear",
+    linear_within: float | None = None,
+    legend: bool = True,
+) -> Axes:
+    """Change dF of the signal at every step, coloured by the period of the orbit.
+
+    Parameters
+    ----------
+    live : xarray.Dataset
+        `change`, `orbit_period` (step), as `landscape.bifurcation_diagram` returns them.
+    ax : Axes, optional
+        Where to draw; a new figure without it.
+    onsets : xarray.Dataset, optional
+        From `landscape.find_onsets`: drawn as vertical lines.
+    scale : {"linear", "symlog"}
+        Vertical axis. "symlog" is linear within ±`linear_within` and logarithmic beyond: it shows the smooth descent
+        and the cascade at once.
+    linear_within : float, optional
+        By default 1e-4.
+    legend : bool
+        Name the colours above the panel.
+    """
+    if scale not in ("linear", "symlog"):
+        raise ValueError(f'scale must be "linear" or "symlog", got {scale!r}')
+    source = "landscape.bifurcation_diagram"
+    change = read(live, "change", ("step",), source=source)
+    period = np.asarray(read(live, "orbit_period", ("step",), source=source), dtype=float)
+    step, values = coordinate(change, "step"), np.asarray(change, dtype=float)
+    ax.axhline(0, color="0.8", linewidth=0.6, zorder=0.5)
+    present = _dots(ax, step, values, period)
+    if scale == "symlog":
+        ax.set_yscale("symlog", linthresh=linear_within or 1e-4)
+    draw_onsets_within(ax, onsets, step)
+    ax.margins(x=0.01)
+    step_axis(ax)
+    label_y(ax, label(change, r"change of the loss $dF$"))
+    if legend:
+        legend_above(ax, extra=present)
+    return ax
+
+
+@own_figure()
+def plot_attractor_diagram(
+    frozen: xr.Dataset, ax: Axes | None = None, *, variable: str = "projection", legend: bool = True
+) -> Axes:
+    """Attractor of the map at each frozen value of the control, coloured by its period.
+
+    Parameters
+    ----------
+    frozen : xarray.Dataset
+        `projection` and `loss` (control, iterate), `orbit_period` (control), as `landscape.attractor_diagram`
+        returns them.
+    ax : Axes, optional
+        Where to draw; a new figure without it.
+    variable : {"projection", "loss"}
+        What to draw against the control.
+    legend : bool
+        Name the colours above the panel.
+    """
+    source = "landscape.attractor_diagram"
+    values = read(frozen, variable, ("control", "iterate"), source=source)
+    period = np.asarray(read(frozen, "orbit_period", ("control",), source=source), dtype=float)
+    control = coordinate(values, "control")
+    n_iterates = values.sizes["iterate"]
+    present = _dots(ax, np.repeat(control, n_iterates), np.ravel(values), np.repeat(period, n_iterates))
+    ax.margins(x=0.02)
+    label_x(ax, label(values["control"], "control"))
+    label_y(ax, label(values, {"projection": r"projection on $v_1$", "loss": r"loss $F$"}.get(variable, variable)))
+    if legend:
+        legend_above(ax, extra=present)
+    return ax
+
+
+def _dots(ax: Axes, x: np.ndarray, y: np.ndarray, period: np.ndarray) -> list[Line2D]:
+    """Draw one group of dots a kind of orbit; return the legend's entries for those present."""
+    kind = np.full(len(period), "other period", dtype=object)
+    for number in (1, 2, 4):
+        kind[period == number] = f"period {number}"
+    kind[period == 0] = "aperiodic"
+    kind[np.isnan(period)] = "window not full"
+    size = 1.0 if len(x) > MANY else 2.0
+    dots = {"linestyle": "none", "marker": "o", "markeredgewidth": 0}
+    present = [name for name in PERIODS if (kind == name).any()]
+    for name in present:
+        at = kind == name
+        ax.plot(x[at], y[at], markersize=size, color=PERIODS[name], rasterized=len(x) > MANY, **dots)
+    return [Line2D([], [], color=PERIODS[name], label=name, markersize=4, **dots) for name in present]
