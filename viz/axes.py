@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import textwrap
 import weakref
 from collections.abc import Callable, Sequence
 
@@ -67,11 +68,11 @@ def label_x(ax: Axes, text: str) -> None:
 
 
 def label_y(ax: Axes, text: str) -> None:
-    """Label left of `ax`, unless it shares its vertical axis with a panel to the left."""
+    """Label left of `ax`, in short lines, unless it shares its vertical axis with a panel to the left."""
     spec = ax.get_subplotspec()
     shared = len(ax.get_shared_y_axes().get_siblings(ax)) > 1
     if not (shared and spec is not None and not spec.is_first_col()):
-        ax.set_ylabel(text)
+        ax.set_ylabel(textwrap.fill(text, 24) if "$" not in text else text)
 
 
 def step_axis(ax: Axes, text: str = "step") -> None:

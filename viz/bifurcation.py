@@ -62,7 +62,7 @@ def plot_bifurcation_diagram(
         ax.set_yscale("symlog", linthresh=linear_within or 1e-4)
     draw_onsets_within(ax, onsets, step)
     ax.margins(x=0.01)
-    step_axis(ax)
+    step_axis(ax, label(change["step"], "step"))
     label_y(ax, label(change, r"change of the loss $dF$"))
     if legend:
         legend_above(ax, extra=present)

@@ -68,7 +68,7 @@ def plot_eigenvalues(
             ax.plot(step, limit, label="stability threshold", **THRESHOLD)
     draw_onsets_within(ax, onsets, step)
     ax.margins(x=0.01)
-    step_axis(ax)
+    step_axis(ax, label(eigenvalue["step"], "step"))
     label_y(ax, label(eigenvalue, "Hessian eigenvalue"))
     if legend:
         legend_above(ax)

@@ -57,7 +57,7 @@ def plot_gradient_decomposition(
             draw_kind[which](one, grads)
             draw_onsets_within(one, onsets, coordinate(grads, "step"), text="onset" if one is axes[0] else None)
             one.margins(x=0.01)
-            step_axis(one)
+            step_axis(one, label(grads["step"], "step"))
             if legend:
                 legend_above(one)
         return np.asarray(axes)

@@ -103,8 +103,9 @@ def _draw_one(ax: Axes, history: xr.Dataset, name: str, line_kwargs: dict) -> No
         validation = read(history, "validation_accuracy", ("step",), source=SOURCE)
         ax.plot(step, validation, label="validation", **({"color": SKY} | options))
         ax.plot(step, values, label="training", **({"color": BLACK} | options))
+        values = values.drop_attrs(deep=False)  # one label for both
     else:
         ax.plot(step, values, **({"color": BLACK} | options))
     ax.margins(x=0.01)
-    step_axis(ax)
+    step_axis(ax, label(values["step"], "step"))
     label_y(ax, label(values, FALLBACK.get(name, name)))

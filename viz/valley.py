@@ -79,7 +79,7 @@ def plot_valley_width(
         log_axis(ax)
     draw_onsets_within(ax, onsets, step)
     ax.margins(x=0.01)
-    step_axis(ax)
+    step_axis(ax, label(width["step"], "step"))
     label_y(ax, label(width, rf"valley width along $v_{{{mode + 1}}}$"))
     if legend:
         legend_above(ax, extra=entries)

@@ -1,0 +1,175 @@
+"""Hand-built Datasets in the shapes that landscape returns, and a check that no figure is left open."""
+
+import matplotlib
+import numpy as np
+import pytest
+import xarray as xr
+
+matplotlib.use("agg")
+
+
+@pytest.fixture(autouse=True)
+def figures():
+    """Fail a test whose plot leaves a figure that the test did not ask for; close those it asked for."""
+    import matplotlib.pyplot as plt
+
+    plt.close("all")
+    asked = []
+    yield asked
+    left = set(plt.get_fignums()) - {figure.number for figure in asked}
+    plt.close("all")
+    assert not left, f"figures left open: {sorted(left)}"
+
+
+@pytest.fixture
+def new_axes(figures):
+    """`new_axes(**kwargs)` makes one axes, closed after the test."""
+    import matplotlib.pyplot as plt
+
+    def make(*args, **kwargs):
+        figure, axes = plt.subplots(*args, **kwargs)
+        figures.append(figure)
+        return axes
+
+    return make
+
+
+@pytest.fixture
+def keep(figures):
+    """`keep(axes)` says that the test asked for the figure of these axes, draws it, and returns the axes."""
+
+    def kept(axes):
+        figure = np.ravel(axes)[0].figure
+        figures.append(figure)
+        figure.canvas.draw()
+        return axes
+
+    return kept
+
+
+@pytest.fixture
+def history():
+    step = np.arange(40)
+    weights = np.stack([1 + step / 40, 1 - step / 80, 1 - step / 80], axis=1)
+    return xr.Dataset(
+        {
+            "loss": ("step", np.exp(-step / 10), {"long_name": "loss"}),
+            "accuracy": ("step", step / 40, {"long_name": "training accuracy"}),
+            "validation_accuracy": ("step", step / 50),
+            "gradient_norm": ("step", 1 / (1 + step)),
+            "class_weight": (("step", "class"), weights),
+        },
+        coords={"step": ("step", step, {"long_name": "step", "units": "updates"}), "class": [0, 1, 2]},
+    )
+
+
+@pytest.fixture
+def onsets():
+    return xr.Dataset({"onset_step": ("onset", [12.0, 30.0]), "onset_phase": ("onset", [0.8, 0.75])})
+
+
+@pytest.fixture
+def eigs():
+    step = np.array([0, 5, 10, 15, 20, 21, 22, 23, 24])
+    value = np.linspace(1, 2.5, 9)[:, None] * [1, 0.5]
+    certified = np.ones((9, 2), np.int8)
+    certified[3, 1] = 0
+    converged = np.ones((9, 2), bool)
+    converged[6, 0] = False
+    return xr.Dataset(
+        {
+            "eigenvalue": (("step", "mode"), value),
+            "converged": (("step", "mode"), converged),
+            "certified": (("step", "mode"), certified),
+            "threshold": ("step", np.full(9, 2.0)),
+        },
+        coords={"step": step, "mode": [0, 1]},
+    )
+
+
+@pytest.fixture
+def grads():
+    step = np.arange(0, 50, 5)
+    component = np.stack([step / 50 + 0.1, -0.2 - 0 * step], axis=1)
+    bulk = np.full(10, 0.3)
+    inside = np.linalg.norm(component, axis=1)
+    norm = np.hypot(inside, bulk)
+    return xr.Dataset(
+        {
+            "component": (("step", "mode"), component),
+            "gradient_norm": ("step", norm),
+            "inside_norm": ("step", inside),
+            "bulk_norm": ("step", bulk),
+            "dominant_fraction": ("step", inside / norm),
+        },
+        coords={"step": step, "mode": [0, 1]},
+    )
+
+
+@pytest.fixture
+def widths():
+    step, mode, rise = np.arange(0, 60, 10), np.array([0, 1]), np.array([0.05, 0.1])
+    width = 1 + step[:, None, None] / 60 + mode[None, :, None] + rise
+    dims = ("step", "mode", "rise")
+    width[2, 0, 0] = np.nan
+    return xr.Dataset(
+        {"width": (dims, width), "harmonic_width": (dims, 0.9 * width), "stable_width": (dims, 0 * width + 0.5)},
+        coords={"step": step, "mode": mode, "rise": rise},
+    )
+
+
+@pytest.fixture
+def plane():
+    alpha, beta = np.linspace(-1, 1, 7), np.linspace(-0.5, 0.5, 5)
+    loss = 0.3 + alpha[:, None] ** 2 + 0.5 * beta[None] ** 2
+    return xr.Dataset({"loss": (("alpha", "beta"), loss)}, coords={"alpha": alpha, "beta": beta, "step": 9050})
+
+
+@pytest.fixture
+def path():
+    step = np.arange(9048, 9053)
+    sign = (-1.0) ** step
+    return xr.Dataset(
+        {"alpha": ("step", 0.3 * sign), "beta": ("step", 0.01 * (step - 9050)), "off_plane": ("step", 0.1 + 0 * sign)},
+        coords={"step": step},
+    )
+
+
+@pytest.fixture
+def live():
+    step = np.arange(12)
+    period = np.array([np.nan, np.nan, 1, 1, 2, 2, 4, 8, np.inf, 0, 0, 1])
+    change = np.r_[np.nan, (-0.1) ** np.arange(11)]
+    return xr.Dataset({"change": ("step", change), "orbit_period": ("step", period)}, coords={"step": step})
+
+
+@pytest.fixture
+def frozen():
+    control = np.array([0.5, 0.6, 0.7])
+    states = np.arange(12.0).reshape(3, 4)
+    return xr.Dataset(
+        {
+            "projection": (("control", "iterate"), states),
+            "loss": (("control", "iterate"), states**2),
+            "orbit_period": ("control", [1.0, 2.0, 0.0]),
+        },
+        coords={"control": ("control", control, {"long_name": "phase"})},
+    )
+
+
+@pytest.fixture
+def curved():
+    return xr.Dataset(
+        {
+            "eigenvalue": ("onset", [1.88, 3.84]),
+            "eigenvalue_sharper": ("onset", [2.2, 4.5]),
+            "eigenvalue_flatter": ("onset", [1.6, 3.2]),
+            "threshold": ("onset", [2.0, 4.0]),
+        }
+    )
+
+
+@pytest.fixture
+def line():
+    alpha = np.linspace(-1, 1, 9)
+    return xr.Dataset({"loss": ("alpha", 0.1 + alpha**2)}, coords={"alpha": alpha})

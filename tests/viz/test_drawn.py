@@ -1,0 +1,182 @@
+"""What is drawn equals what the Dataset holds."""
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgba
+
+import viz
+from viz.bifurcation import PERIODS
+from viz.style import ONSET, THRESHOLD
+
+
+def drawn(ax, text):
+    """Data of the one line with this entry in the legend."""
+    (line,) = [line for line in ax.lines if line.get_label() == text]
+    return line
+
+
+def vertical_lines(ax):
+    return [line.get_xdata()[0] for line in ax.lines if line.get_color() == ONSET["color"]]
+
+
+def test_history_panels_hold_the_recorded_values(history, keep):
+    weights, loss, accuracy = keep(viz.plot_history(history))
+    for i in range(3):
+        np.testing.assert_array_equal(drawn(weights, f"class {i}").get_ydata(), history.class_weight.isel({"class": i}))
+    np.testing.assert_array_equal(loss.lines[0].get_xydata(), np.stack([history.step, history.loss], axis=1))
+    np.testing.assert_array_equal(drawn(accuracy, "training").get_ydata(), history.accuracy)
+    np.testing.assert_array_equal(drawn(accuracy, "validation").get_ydata(), history.validation_accuracy)
+    assert (loss.get_yscale(), accuracy.get_yscale()) == ("log", "linear")
+    assert [ax.get_xlabel() for ax in (weights, loss, accuracy)] == ["", "", "step (updates)"]
+    assert (loss.get_ylabel(), accuracy.get_ylabel()) == ("loss", "accuracy")
+
+
+def test_history_draws_in_given_axes(history, onsets, new_axes):
+    axes = new_axes(2)
+    given = viz.plot_history(history, axes, variable=["loss", "gradient_norm"], onsets=onsets)
+    assert list(given) == list(axes)
+    assert vertical_lines(axes[0]) == vertical_lines(axes[1]) == [12, 30]
+    with pytest.raises(ValueError, match="one axes for each of"):
+        viz.plot_history(history, axes, variable=["loss"])
+
+
+def test_no_validation_set_means_one_accuracy_line(history, new_axes):
+    ax = viz.plot_history(history.drop_vars("validation_accuracy"), new_axes(), variable="accuracy")
+    assert len(ax.lines) == 1
+
+
+def test_only_onsets_among_the_drawn_steps_are_drawn(history, onsets, new_axes):
+    ax = viz.plot_history(history.sel(step=slice(20, 39)), new_axes(), onsets=onsets)
+    assert vertical_lines(ax) == [30]
+
+
+def test_eigenvalues_are_points_with_doubtful_ones_hollow(eigs, keep):
+    ax = keep(viz.plot_eigenvalues(eigs))
+    filled = drawn(ax, r"$\lambda_{1}$")
+    kept = np.arange(9) != 6
+    np.testing.assert_array_equal(filled.get_ydata(), eigs.eigenvalue[kept, 0])
+    np.testing.assert_array_equal(filled.get_xdata(), eigs.step[kept])
+    hollow = [line.get_xydata() for line in ax.lines if line.get_markerfacecolor() == "white" and len(line.get_xdata())]
+    np.testing.assert_array_equal(np.concatenate(hollow), [[22, eigs.eigenvalue[6, 0]], [15, eigs.eigenvalue[3, 1]]])
+    threshold = drawn(ax, "stability threshold")
+    np.testing.assert_array_equal(threshold.get_ydata(), eigs.threshold)
+    assert threshold.get_color() == THRESHOLD["color"]
+    assert threshold.is_dashed()
+
+
+def test_lines_break_where_sampling_pauses(eigs, new_axes):
+    two_windows = eigs.assign_coords(step=[0, 1, 2, 3, 500, 501, 502, 503, 504])
+    joined = viz.plot_eigenvalues(two_windows, new_axes()).lines[0].get_ydata()
+    assert np.flatnonzero(np.isnan(joined)).tolist() == [4]
+    joined = viz.plot_eigenvalues(eigs, new_axes()).lines[0].get_ydata()  # every 5 steps, then every step: no pause
+    assert not np.isnan(joined).any()
+
+
+def test_unknown_threshold_is_not_drawn(eigs, new_axes):
+    ax = viz.plot_eigenvalues(eigs.assign(threshold=eigs.threshold * np.nan), new_axes())
+    assert "stability threshold" not in ax.get_legend_handles_labels()[1]
+
+
+def test_gradient_fractions_and_norms(grads, keep):
+    fraction, norm = keep(viz.plot_gradient_decomposition(grads))
+    np.testing.assert_array_equal(drawn(fraction, "both").get_ydata(), grads.dominant_fraction)
+    share = np.abs(grads.component[:, 1]) / grads.gradient_norm
+    np.testing.assert_allclose(drawn(fraction, "$v_{2}$").get_ydata(), share, rtol=1e-15)
+    for text, name in (("whole", "gradient_norm"), ("inside", "inside_norm"), ("outside", "bulk_norm")):
+        np.testing.assert_array_equal(drawn(norm, text).get_ydata(), grads[name])
+    assert norm.get_yscale() == "log"
+
+
+def test_one_kind_of_gradient_panel_in_a_given_axes(grads, new_axes):
+    ax = new_axes()
+    assert viz.plot_gradient_decomposition(grads, ax, kind="norm") is ax
+    assert ax.get_yscale() == "log"
+
+
+def test_valley_width_with_its_two_yardsticks(widths, keep):
+    ax = keep(viz.plot_valley_width(widths, mode=1, rise=0.1))
+    at = widths.isel(mode=1, rise=1)
+    values = [line.get_ydata() for line in ax.lines]
+    for name in ("width", "harmonic_width", "stable_width"):
+        assert any(np.array_equal(v, at[name]) for v in values), name
+    assert len(viz.plot_valley_width(widths, ax).lines) > len(values)  # all rises by default
+
+
+def test_plane_contours_are_the_loss_and_its_axes(plane, keep):
+    levels = np.linspace(0.3, 1.5, 13)
+    ax = keep(viz.plot_plane_slice(plane, levels=levels))
+    filled = ax.collections[0]
+    np.testing.assert_array_equal(filled.get_array(), (levels[1:] + levels[:-1]) / 2)
+    assert ax.get_xlim() == (-1, 1)
+    assert ax.get_ylim() == (-0.5, 0.5)
+    level_line = next(p for p, v in zip(ax.collections[1].get_paths(), levels, strict=True) if np.isclose(v, 0.5))
+    alpha, beta = level_line.vertices.T
+    interpolated = 0.3 + np.interp(np.abs(alpha), plane.alpha[3:], plane.alpha[3:] ** 2)
+    interpolated += 0.5 * np.interp(np.abs(beta), plane.beta[2:], plane.beta[2:] ** 2)
+    np.testing.assert_allclose(interpolated, 0.5, atol=1e-12)
+    assert ax.get_title() == "step 9,050"
+
+
+def test_planes_with_holes_and_flat_planes_are_drawn(plane, keep):
+    holes = plane.copy(deep=True)
+    holes.loss[0, :2] = np.nan
+    holes.loss[-1, -1] = np.inf
+    for one in (holes, plane * 0 + 1, plane * np.nan):
+        keep(viz.plot_plane_slice(one))
+    keep(viz.plot_plane_slice(holes, scale="log", levels=8))
+    with pytest.raises(ValueError, match="positive loss"):
+        viz.plot_plane_slice(plane - 1, scale="log")
+
+
+def test_path_points_lie_where_the_states_do(plane, path, keep):
+    ax = viz.plot_plane_slice(plane)
+    assert viz.plot_path(path, ax, color_by="off_plane", colorbar=True) is ax
+    keep(ax)
+    offsets = ax.collections[-1].get_offsets()
+    np.testing.assert_array_equal(offsets, np.stack([path.alpha, path.beta], axis=1))
+    np.testing.assert_array_equal(ax.collections[-1].get_array(), path.off_plane)
+    ends = {line.get_marker(): line.get_xydata()[0].tolist() for line in ax.lines if line.get_marker() in "os"}
+    assert ends == {"o": [path.alpha[0], path.beta[0]], "s": [path.alpha[-1], path.beta[-1]]}
+
+
+def test_line_slice(line, keep):
+    ax = keep(viz.plot_line_slice(line))
+    np.testing.assert_array_equal(ax.lines[0].get_xydata(), np.stack([line.alpha, line.loss], axis=1))
+
+
+def test_bifurcation_points_have_the_colour_of_their_period(live, keep):
+    ax = keep(viz.plot_bifurcation_diagram(live))
+    color = {to_rgba(c): name for name, c in PERIODS.items()}
+    found = {}
+    for artist in ax.lines[1:]:
+        for step, value in artist.get_xydata():
+            found[int(step)] = color[to_rgba(artist.get_color())]
+            assert np.isnan(value) or value == live.change.sel(step=step)
+    names = ["window not full"] * 2 + ["period 1"] * 2 + ["period 2"] * 2
+    names += ["period 4", "other period", "other period", "aperiodic", "aperiodic", "period 1"]
+    assert [found[i] for i in range(12)] == names
+
+
+def test_bifurcation_diagram_on_a_symmetric_logarithmic_axis(live, new_axes):
+    assert viz.plot_bifurcation_diagram(live, new_axes(), scale="symlog").get_yscale() == "symlog"
+
+
+def test_attractor_holds_every_iterate_at_its_control(frozen, keep):
+    ax = keep(viz.plot_attractor_diagram(frozen))
+    expected = [[c, v] for c, row in zip(frozen.control, frozen.projection, strict=True) for v in row]
+    np.testing.assert_array_equal(np.concatenate([artist.get_xydata() for artist in ax.lines]), expected)
+    assert ax.get_xlabel() == "phase"
+
+
+def test_onset_curvature_is_relative_to_the_threshold(curved, keep):
+    ax = keep(viz.plot_onset_curvature(curved))
+    np.testing.assert_allclose(drawn(ax, "midpoint").get_ydata(), [0.94, 0.96])
+    np.testing.assert_allclose(drawn(ax, "sharper iterate").get_ydata(), [1.1, 1.125])
+    np.testing.assert_allclose(drawn(ax, "flatter iterate").get_ydata(), [0.8, 0.8])
+    placed = viz.plot_onset_curvature(curved.assign_coords(onset_step=("onset", [4210, 8930])), ax)
+    assert placed.lines[-2].get_xdata().tolist() == [4210, 8930]
+
+
+def test_onsets_without_a_figure_and_with_missing_ones(onsets, keep):
+    ax = keep(viz.plot_onsets(onsets.assign(onset_step=("onset", [12.0, np.nan]))))
+    assert vertical_lines(ax) == [12]
