@@ -1,0 +1,166 @@
+"""The builder on a tiny gallery with a package of its own: what runs, what is kept, what is said, what is written."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from viz.gallery import main, scripts, title
+
+SCRIPT = '''"""
+The title of {name}
+===================
+
+A formula, :math:`\\\\lambda_1 < 2 / \\\\eta`, and the function `toy.double`.
+"""
+import matplotlib.pyplot as plt
+import toy
+
+with open("{name}.runs", "a") as file:
+    file.write("run\\n")
+assert plt.rcParams["font.size"] == 8
+plt.plot([0, toy.double(1)])
+print("{name} said", toy.double(21))
+'''
+
+
+@pytest.fixture
+def gallery(tmp_path):
+    """A gallery of two scripts, and a package `toy` that they use."""
+    folder = tmp_path / "gallery"
+    (folder / "pages").mkdir(parents=True)
+    (folder / "GALLERY_HEADER.rst").write_text("Gallery\n=======\n")
+    toctree = ".. toctree::\n   :hidden:\n\n   examples/index\n   api/index\n"
+    (folder / "pages" / "index.rst").write_text(f"Home\n====\n\n.. include:: thumbnails.inc\n\n{toctree}")
+    for name in ("alpha", "beta"):
+        (folder / f"{name}.py").write_text(SCRIPT.format(name=name))
+    (folder / "_helper.py").write_text("raise SystemExit('not a script of the gallery')\n")
+    toy = '"""Toys."""\n\n__all__ = ["double"]\n\n\ndef double(x):\n    """Twice |x|."""\n    return 2 * x\n'
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "__init__.py").write_text(toy)
+    return folder
+
+
+def build(folder, *names, force=False):
+    """Exit status and output of a build in a process of its own."""
+    call = f"build(Path({str(folder)!r}), {names!r}, force={force}, packages=('toy',))"
+    code = f"import sys; from pathlib import Path; from viz.gallery import build; sys.exit({call})"
+    path = os.pathsep.join([str(folder.parent), str(Path(__file__).parents[2])])
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def runs(folder):
+    """How often each script has run."""
+    return {path.stem: len(path.read_text().splitlines()) for path in sorted(folder.glob("*.runs"))}
+
+
+def page(folder, name):
+    return (folder / "_site" / "examples" / f"{name}.html").read_text()
+
+
+def test_only_what_changed_runs(gallery):
+    status, said = build(gallery)
+    assert status == 0, said
+    assert "WARNING" not in said
+    assert re.search(r"\[1/2\] alpha … \d+\.\d s", said)
+    assert f"The gallery is in {gallery / '_site' / 'index.html'}" in said
+    assert runs(gallery) == {"alpha": 1, "beta": 1}
+    assert "alpha said 42" in page(gallery, "alpha")
+
+    status, said = build(gallery)
+    assert status == 0
+    assert "up to date" in said
+    assert runs(gallery) == {"alpha": 1, "beta": 1}
+
+    source = gallery.parent / "toy" / "__init__.py"
+    source.write_text(source.read_text().replace("2 * x", "3 * x"))
+    assert build(gallery, "alpha")[0] == 0  # only the one named; the other keeps its result
+    assert runs(gallery) == {"alpha": 2, "beta": 1}
+    assert "alpha said 63" in page(gallery, "alpha")
+    assert "beta said 42" in page(gallery, "beta")
+
+    assert build(gallery)[0] == 0
+    assert runs(gallery) == {"alpha": 2, "beta": 2}
+    assert "beta said 63" in page(gallery, "beta")
+
+    (gallery / "beta.py").unlink()
+    assert build(gallery)[0] == 0
+    assert runs(gallery) == {"alpha": 2, "beta": 2}
+    assert not (gallery / "_site" / "examples" / "beta.html").exists()
+    assert "title of beta" not in (gallery / "_site" / "index.html").read_text()
+
+    assert build(gallery, force=True)[0] == 0
+    assert runs(gallery)["alpha"] == 3
+
+
+def test_failures_are_listed_after_the_rest_is_built(gallery):
+    (gallery / "alpha.py").write_text(SCRIPT.format(name="alpha") + "\nraise RuntimeError('no such step: 9050')\n")
+    (gallery / "gamma.py").write_text("x = 1\n")
+    (gallery / "delta.py").write_text('"""\nDelta\n=====\n"""\nx = = 1\n')
+    (gallery / "beta.py").write_text(SCRIPT.format(name="beta") + "import warnings\nwarnings.warn('mind the gap')\n")
+    status, said = build(gallery)
+    assert status == 1
+    summary = said[said.index("3 of 4 scripts failed") :]
+    assert "alpha: RuntimeError: no such step: 9050" in summary
+    assert re.search(r"gamma: .*title", summary)
+    assert re.search(r"delta: SyntaxError: .*line 5", summary)
+    assert "UserWarning: mind the gap" in said
+    assert "beta said 42" in page(gallery, "beta")
+    assert "no such step" in page(gallery, "alpha")
+
+    status, said = build(gallery)
+    assert status == 1
+    assert runs(gallery) == {"alpha": 2, "beta": 1}
+
+
+def test_pages_need_nothing_from_the_network(gallery):
+    assert build(gallery, "alpha")[0] == 0
+    assert runs(gallery) == {"alpha": 1}
+    assert "beta said 42" not in page(gallery, "beta")
+    fetched = re.compile(r"""<(?:script|link|img|iframe|source)\b[^>]*\b(?:src|href|srcset)=["'](?:https?:)?//""")
+    pages = list((gallery / "_site").rglob("*.html"))
+    assert {"index.html", "alpha.html", "toy.double.html"} <= {path.name for path in pages}
+    for path in pages:
+        assert not fetched.search(path.read_text()), path
+    assert 'alt="\\lambda_1 &lt; 2 / \\eta"' in page(gallery, "alpha")
+    assert "toy.double.html" in page(gallery, "alpha")  # code and text link to the reference
+    for sheet in (gallery / "_site" / "_static").rglob("*.css"):
+        assert not re.search(r"""(@import|url\()\s*["']?(https?:)?//""", sheet.read_text()), sheet
+
+
+@pytest.mark.parametrize("command", [["build", "nope"], ["build", "nope.py"]])
+def test_unknown_name_is_one_line_that_names_the_known(gallery, command, capsys):
+    assert main([*command, "--folder", str(gallery)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "alpha, beta" in said
+
+
+def test_a_folder_that_is_no_gallery_is_refused(tmp_path, capsys):
+    assert main(["list", "--folder", str(tmp_path)]) == 2
+    assert "needs GALLERY_HEADER.rst" in capsys.readouterr().err
+
+
+def test_list_gives_names_and_titles_in_order(gallery, capsys):
+    (gallery / "_order.txt").write_text("beta\n")
+    assert list(scripts(gallery)) == ["beta", "alpha"]
+    assert main(["list", "--folder", str(gallery)]) == 0
+    assert capsys.readouterr().out == "beta   The title of beta\nalpha  The title of alpha\n"
+    (gallery / "alpha.py").write_text("x = = 1")
+    assert "does not parse" in title(gallery / "alpha.py")
+
+
+def test_help_loads_no_sphinx():
+    code = (
+        "import sys; from viz.gallery import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "assert not {'sphinx', 'matplotlib', 'torch'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

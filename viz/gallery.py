@@ -1,0 +1,169 @@
+"""Build the gallery: `python -m viz.gallery build [NAME…] [--force]` and `python -m viz.gallery list`.
+
+Every ``gallery/*.py`` whose name does not start with "_" is a script of the gallery. A script runs again when it or the
+source of a package changed; results of the others are kept. The pages are in ``gallery/pages``, the site in
+``gallery/_site``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import hashlib
+import importlib.util
+import json
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parents[1] / "gallery"
+PACKAGES = ("landscape", "dynloss", "viz")
+TOOLS = ("sphinx", "sphinx-gallery", "pydata-sphinx-theme", "numpydoc", "matplotlib")
+
+
+class GalleryError(ValueError):
+    """What the user asked for cannot be built; the message says why."""
+
+
+def build(
+    folder: Path = FOLDER, names: Sequence[str] = (), *, force: bool = False, packages: Sequence[str] = PACKAGES
+) -> int:
+    """Exit status of a build: 0, or 1 where scripts failed; the rest of the site is built all the same.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds the scripts, GALLERY_HEADER.rst and pages/index.rst.
+    names : sequence of str
+        Scripts to run, by default all; the others keep their last result, or are shown unexecuted.
+    force : bool
+        Run scripts that did not change, too.
+    packages : sequence of str
+        Importable packages whose public names are documented, and whose sources scripts depend on.
+
+    Raises
+    ------
+    GalleryError
+        A name is unknown, or the folder is no gallery.
+    """
+    started = time.perf_counter()
+    paths = scripts(folder)
+    chosen = _chosen(paths, names)
+    missing = [tool for tool in TOOLS if not _version(tool)]
+    if missing:
+        raise GalleryError(f"the gallery needs {', '.join(missing)}: install them by pip install -e '.[gallery]'")
+
+    common = _digest(_sources(packages), *(f"{tool} {_version(tool)}" for tool in TOOLS))
+    keys = {name: _digest([path], common) for name, path in paths.items()}
+    texts = [p for p in [folder / "GALLERY_HEADER.rst", *sorted(folder.rglob("pages/**/*"))] if p.is_file()]
+    site = _digest(texts, common, *paths)
+    ledger = folder / "_build" / "results.json"
+    before = json.loads(ledger.read_text()) if ledger.exists() else {"site": "", "scripts": {}}
+    index = folder / "_site" / "index.html"
+    last = before["scripts"] if index.exists() else {}
+
+    to_run = [name for name in chosen if force or last.get(name) != keys[name]]
+    if not to_run and before["site"] == site and index.exists():
+        print(f"The gallery is up to date ({len(chosen)} scripts unchanged): {index}")
+        return 0
+
+    from viz.gallery_site import build_site
+
+    kept = {name for name in paths if name in last and name not in to_run}
+    failures = build_site(folder, paths, to_run, kept, packages, fresh=force and not names)
+    results = {name: last[name] for name in kept} | {n: "" if n in failures else keys[n] for n in to_run}
+    ledger.write_text(json.dumps({"site": site, "scripts": results}, indent=1))
+
+    unchanged = sum(1 for name in kept if last[name] == keys[name])
+    print(f"{len(to_run)} scripts run, {unchanged} unchanged, in {time.perf_counter() - started:.0f} s")
+    for name, reason in failures.items():
+        print(f"\n{name} failed:\n\n" + "\n".join(f"    {line}" for line in reason.rstrip().splitlines()))
+    if failures:
+        print(f"\n{len(failures)} of {len(to_run)} scripts failed:")
+        for name, reason in failures.items():
+            print(f"    {name}: {_last_line(reason)}")
+    print(f"The gallery is in {index}")
+    return 1 if failures else 0
+
+
+def scripts(folder: Path = FOLDER) -> dict[str, Path]:
+    """Path of each script by its name, in the order of _order.txt where there is one, the others alphabetically."""
+    for needed in ("GALLERY_HEADER.rst", "pages/index.rst"):
+        if not (folder / needed).is_file():
+            raise GalleryError(f"{folder} is no gallery: it needs {needed}")
+    paths = {p.stem: p for p in sorted(folder.glob("*.py")) if not p.name.startswith("_")}
+    order = folder / "_order.txt"
+    first = [name for name in (order.read_text().split() if order.exists() else []) if name in paths]
+    return {name: paths[name] for name in [*first, *(n for n in paths if n not in first)]}
+
+
+def title(path: Path) -> str:
+    """First line of text in the script's docstring."""
+    try:
+        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    except SyntaxError as error:
+        return f"(does not parse: {error.msg}, line {error.lineno})"
+    return next((line for line in docstring.splitlines() if any(map(str.isalnum, line))), "(no docstring)")
+
+
+def _chosen(paths: dict[str, Path], names: Sequence[str]) -> list[str]:
+    asked = [Path(name).stem for name in names] or list(paths)
+    unknown = [name for name in asked if name not in paths]
+    if unknown:
+        raise GalleryError(f"no script is named {', '.join(unknown)}; there are {', '.join(paths) or 'none'}")
+    return [name for name in paths if name in asked]
+
+
+def _version(tool: str) -> str:
+    try:
+        return version(tool)
+    except PackageNotFoundError:
+        return ""
+
+
+def _sources(packages: Iterable[str]) -> list[Path]:
+    """Python files of packages, which are not imported for it."""
+    folders = [Path(importlib.util.find_spec(name).submodule_search_locations[0]) for name in packages]
+    return [path for folder in folders for path in sorted(folder.rglob("*.py"))]
+
+
+def _digest(paths: Iterable[Path], *words: str) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f"\0{path.name}\0".encode() + path.read_bytes())
+    digest.update("\0".join(words).encode())
+    return digest.hexdigest()
+
+
+def _last_line(text: str) -> str:
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "unknown")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m viz.gallery", description="The gallery of figures.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    builder = commands.add_parser("build", help="run the scripts that changed and build the site")
+    builder.add_argument("names", nargs="*", metavar="NAME", help="run only these scripts (default: all)")
+    builder.add_argument("--force", action="store_true", help="run scripts that did not change, too")
+    lister = commands.add_parser("list", help="name the scripts and their titles")
+    for command in (builder, lister):
+        command.add_argument("--folder", type=Path, default=FOLDER, help="the gallery (default: that of the clone)")
+    options = parser.parse_args(argv)
+    try:
+        if options.command == "build":
+            return build(options.folder.resolve(), options.names, force=options.force)
+        paths = scripts(options.folder)
+    except GalleryError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+    width = max(map(len, paths), default=0)
+    for name, path in paths.items():
+        print(f"{name:{width}}  {title(path)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
