@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import shutil
 import sys
@@ -18,6 +17,7 @@ from sphinx_gallery.gen_rst import extract_intro_and_title
 from sphinx_gallery.py_source_parser import split_code_and_text_blocks
 from sphinx_gallery.utils import get_md5sum
 
+from viz.gallery_reference import write_if_changed, write_reference
 from viz.style import RC
 
 _state = {}  # of the build that runs: the hooks of sphinx-gallery have no other place for it
@@ -57,8 +57,8 @@ def build_site(
     failures = {name: reason for name in paths if (reason := _why_not_a_page(paths[name]))}
     shown = [name for name in paths if name not in failures]
     _copy_pages(folder / "pages", source)
-    _write(source / "thumbnails.inc", _thumbnails(folder, shown))
-    _write_reference(source / "api", packages)
+    write_if_changed(source / "thumbnails.inc", _thumbnails(folder, shown))
+    write_reference(source / "api", packages)
     _forget_results(source / "examples", site / "examples", shown, kept, paths)
 
     to_run = [name for name in to_run if name in shown]
@@ -118,7 +118,7 @@ CONFIG = {
         "numpydoc",
         "sphinx_gallery.gen_gallery",
         "viz.gallery_math",
-        "viz.gallery_site",
+        "viz.gallery_reference",
     ],
     "exclude_patterns": ["**/*.inc"],
     "html_theme": "pydata_sphinx_theme",
@@ -145,21 +145,6 @@ CONFIG = {
 }
 
 
-def setup(app: Sphinx) -> dict:
-    """Connect to Sphinx, as one of its extensions."""
-    app.connect("autodoc-process-docstring", _escape_bars, priority=400)  # before numpydoc
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
-
-
-def _escape_bars(app, what, name, obj, options, lines: list[str]) -> None:
-    """Keep |λ| in docstrings from being read as a substitution; literals and doctests stay as they are."""
-    for i, line in enumerate(lines):
-        if not line.lstrip().startswith((">>>", "...")):
-            parts = line.split("``")
-            parts[::2] = [re.sub(r"(?<!\\)\|", r"\\|", part) for part in parts[::2]]
-            lines[i] = "``".join(parts)
-
-
 def around_script(gallery_conf: dict, path: str | None, when: str) -> None:
     """Before a script: the project's style and warnings to the terminal. After it: its time."""
     if path is None:
@@ -173,13 +158,18 @@ def around_script(gallery_conf: dict, path: str | None, when: str) -> None:
         mpl.rcParams.update(RC | {"savefig.dpi": 140})
         _state["done"] += 1
         print(f"[{_state['done']}/{_state['of']}] {name} …", end=" ", flush=True)
-        _state["started"], _state["format"] = time.perf_counter(), warnings.formatwarning
-        warnings.formatwarning = _on_terminal_too(warnings.formatwarning)
+        _state["started"], _state["patched"] = time.perf_counter(), (warnings.formatwarning, sys.exit)
+        warnings.formatwarning, sys.exit = _on_terminal_too(warnings.formatwarning), _no_exit
     else:
-        warnings.formatwarning = _state.pop("format")
+        warnings.formatwarning, sys.exit = _state.pop("patched")
         seconds = time.perf_counter() - _state["started"]
         _state["spent"] += seconds
         print(f"{seconds:.1f} s", flush=True)
+
+
+def _no_exit(status=None):
+    """Fail the script: sphinx-gallery would let it end the whole build."""
+    raise RuntimeError(f"the script called sys.exit({status!r})")
 
 
 def _on_terminal_too(form):
@@ -227,13 +217,6 @@ def _why_not_a_page(path: Path) -> str:
     return ""
 
 
-def _write(path: Path, text: str) -> None:
-    """Write a file unless it holds this text already, so that Sphinx reads only what changed."""
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-
-
 def _copy_pages(pages: Path, source: Path) -> None:
     """Copy pages that changed, and remove those that are gone."""
     wanted = {path.relative_to(pages) for path in pages.rglob("*") if path.is_file()}
@@ -256,31 +239,6 @@ def _thumbnails(folder: Path, shown: Sequence[str]) -> str:
         return "(There are no scripts yet.)\n"
     lines = "".join(f"   ../../{name}.py\n" for name in shown)
     return f".. minigallery::\n\n{lines}\n.. " + "\n   ".join(title(folder / f"{name}.py") for name in shown) + "\n"
-
-
-def _write_reference(api: Path, packages: Sequence[str]) -> None:
-    """Write a page of each package's public names, from which autosummary makes one page a name."""
-    pages, documented = [], set()
-    for package in packages:
-        module = importlib.import_module(package)
-        names = []
-        for name in module.__all__:
-            try:
-                getattr(module, name)
-            except Exception as error:
-                print(f"{package}.{name} is left out of the reference: {error}", file=sys.stderr)
-            else:
-                names.append(name)
-        documented |= {f"{package}.{name}" for name in names}
-        listed = "".join(f"   {name}\n" for name in sorted(names, key=str.lower))
-        heading = f"{package}\n{'=' * len(package)}\n\n.. automodule:: {package}\n   :no-members:\n\n"
-        table = f".. currentmodule:: {package}\n\n.. autosummary::\n   :toctree: generated\n\n{listed}" if names else ""
-        _write(api / f"{package}.rst", heading + table)
-        pages.append(f"   {package}\n")
-    _write(api / "index.rst", "Reference\n=========\n\n.. toctree::\n   :maxdepth: 2\n\n" + "".join(pages))
-    for stub in (api / "generated").glob("*.rst"):
-        if stub.stem not in documented:
-            stub.unlink()
 
 
 def _forget_results(examples: Path, pages: Path, shown: Sequence[str], kept: Collection[str], paths: dict) -> None:

@@ -103,13 +103,15 @@ def test_failures_are_listed_after_the_rest_is_built(gallery):
     (gallery / "alpha.py").write_text(SCRIPT.format(name="alpha") + "\nraise RuntimeError('no such step: 9050')\n")
     (gallery / "gamma.py").write_text("x = 1\n")
     (gallery / "delta.py").write_text('"""\nDelta\n=====\n"""\nx = = 1\n')
+    (gallery / "epsilon.py").write_text('"""\nEpsilon\n=======\n"""\nimport sys\nsys.exit(3)\n')
     (gallery / "beta.py").write_text(SCRIPT.format(name="beta") + "import warnings\nwarnings.warn('mind the gap')\n")
     status, said = build(gallery)
     assert status == 1
-    summary = said[said.index("3 of 4 scripts failed") :]
+    summary = said[said.index("4 of 5 scripts failed") :]
     assert "alpha: RuntimeError: no such step: 9050" in summary
     assert re.search(r"gamma: .*title", summary)
     assert re.search(r"delta: SyntaxError: .*line 5", summary)
+    assert "epsilon: RuntimeError: the script called sys.exit(3)" in summary
     assert "UserWarning: mind the gap" in said
     assert "beta said 42" in page(gallery, "beta")
     assert "no such step" in page(gallery, "alpha")
