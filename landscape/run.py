@@ -11,7 +11,9 @@ import numpy as np
 import xarray as xr
 
 from landscape.netcdf import read_dataset
-from landscape.run_format import CHECKSUM, FORMAT, FORMAT_VERSION, STATUSES
+from landscape.run_format import FORMAT, FORMAT_VERSION, STATUSES
+from landscape.run_state import TABLES, newest_state, state_names
+from landscape.run_tables import CHECKSUM
 from landscape.run_writer import RunWriter
 from landscape.stored import FileHandle, RunFormatError
 
@@ -117,6 +119,13 @@ class Run:
         table = self._table("eigenpairs")
         return table if table.sizes["step"] else None
 
+    @property
+    def state(self) -> xr.Dataset | None:
+        """The state that the run would resume from, with its step as the coordinate `step`; None without any."""
+        if self._state_shapes():
+            return newest_state(self._handle.group("state"), self._n_rows())
+        return None
+
     @cached_property
     def data(self) -> dict[str, xr.Dataset]:
         """Data sets by name ("training", "validation"): inputs (sample, feature) and targets (sample); lazy."""
@@ -150,6 +159,18 @@ class Run:
     def _table(self, name: str) -> xr.Dataset:
         step = self._handle[f"{name}/step"]
         return read_dataset(self._handle, name, n_rows=step.shape[0], hide=(CHECKSUM,))
+
+    def _n_rows(self) -> list[int]:
+        """Committed rows of each table that a state counts."""
+        return [self._handle[f"{name}/step"].shape[0] if name in self._handle else 0 for name in TABLES]
+
+    def _state_shapes(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Type and shape of each array of the state."""
+        if "state" not in self._handle:
+            return {}
+        members = {name: self._handle[f"state/{name}"] for name in self._handle.members("state")}  # none leads outside
+        names = state_names(self._handle.group("state"))
+        return {name: (members[name].dtype.name, members[name].shape[1:]) for name in names}
 
     def __repr__(self) -> str:
         if not self._handle.is_open:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import datetime
+import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import metadata
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
 import xarray as xr
 
-from landscape.netcdf import add_dimension, add_variable, to_json, write_attrs, write_dataset
+from landscape.netcdf import to_json, write_attrs, write_dataset
+from landscape.run_state import create_state
+from landscape.run_tables import CHECKSUM, create_table
+
+if TYPE_CHECKING:
+    from landscape.params import ParamLayout
 
 FORMAT = "landscape-run"
 FORMAT_VERSION = 1
@@ -20,9 +27,8 @@ STATUSES = ("running", "complete", "diverged", "interrupted")
 STATUS_TYPE = "S12"
 """Fixed length: only such an attribute can be rewritten in place while the file is being read."""
 
-CHECKSUM = "checksum"
-NO_STEP = -(2**63) + 2
-"""What a reader that pads short variables sees in place of an uncommitted step: netCDF's own missing int64."""
+OPEN = {"libver": ("v110", "v110"), "rdcc_nbytes": 0}
+"""How a writer opens a file. Without a chunk cache a commit writes its rows and nothing else, once."""
 
 HISTORY_ATTRS = {
     "loss": {"long_name": "loss"},
@@ -33,7 +39,6 @@ HISTORY_ATTRS = {
     "update_norm": {"long_name": "norm of the update from the row before"},
     "update_cosine": {"long_name": "cosine between successive updates"},
     "class_weight": {"long_name": "class weight"},
-    "step": {"long_name": "step", "units": "updates"},
     "learning_rate": {"long_name": "learning rate"},
 }
 EIGENPAIR_VARIABLES = {
@@ -50,113 +55,77 @@ EIGENPAIR_VARIABLES = {
 }
 
 
-class Table:
-    """Rows of one group along `step`, buffered in memory and written block by block.
+def create_file(path: Path, layout: ParamLayout, **content: Any) -> h5py.File:
+    """A new run file at `path`, open for appending; `content` as for `create_run`.
 
-    A row exists once `step` holds it. The buffers are arrays of `block_rows` rows, one a variable.
+    It is made under another name and renamed, so that whoever sees `path` sees a whole run file.
     """
-
-    def __init__(self, group: h5py.Group, variables: Mapping[str, tuple], block_rows: int):
-        self.group = group
-        self.names = frozenset(variables)
-        self.block_rows = block_rows
-        self.n_buffered = 0
-        self.n_committed = group["step"].shape[0]
-        self.last_step: int | None = int(group["step"][-1]) if self.n_committed else None
-        self.steps = np.zeros(block_rows, np.int64)
-        self.buffers = {name: np.zeros((block_rows, *group[name].shape[1:]), group[name].dtype) for name in variables}
-        self._ids = {name: group[name].id for name in (*variables, "step", CHECKSUM)}
-
-    def check(self, step: int) -> None:
-        """Refuse a step that does not follow the last row's."""
-        if self.last_step is not None and step <= self.last_step:
-            raise ValueError(f"steps must increase: {self.group.name} already holds step {self.last_step}, got {step}")
-
-    def push(self, step: int) -> bool:
-        """Count the row that was filled at `n_buffered`; True where the buffer is full."""
-        self.steps[self.n_buffered] = self.last_step = step
-        self.n_buffered += 1
-        return self.n_buffered == self.block_rows
-
-    def write_rows(self) -> None:
-        """Write the buffered rows of every variable but `step`; they do not exist yet."""
-        n = self.n_buffered
-        total = row_checksums(self.steps[:n], [buffer[:n] for buffer in self.buffers.values()])
-        for name, buffer in self.buffers.items():
-            _extend(self._ids[name], self.n_committed, buffer[:n])
-        _extend(self._ids[CHECKSUM], self.n_committed, total)
-
-    def write_steps(self) -> None:
-        """Extend `step`: from now on the rows exist."""
-        _extend(self._ids["step"], self.n_committed, self.steps[: self.n_buffered])
-        self.n_committed += self.n_buffered
-        self.n_buffered = 0
+    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        file = h5py.File(new, "w", track_order=True, **OPEN)
+        try:
+            create_run(file, layout, **content)
+            file.swmr_mode = True
+            os.replace(new, path)
+        except BaseException:
+            file.close()
+            raise
+    finally:
+        new.unlink(missing_ok=True)
+    return file
 
 
-def row_checksums(steps: np.ndarray, values: Sequence[np.ndarray]) -> np.ndarray:
-    """Checksum of each row: Σ_j (2j + 1)·word_j mod 2^64 over its bytes as 64-bit words, the step being word 0.
+def create_run(
+    file: h5py.File,
+    layout: ParamLayout,
+    *,
+    history: Mapping[str, Mapping[str, int]],
+    attrs: Mapping[str, Any],
+    config: Mapping[str, Any],
+    producer: str,
+    data: Mapping[str, tuple[Any, Any]],
+    n_modes: int,
+    dtype: np.dtype,
+    block_rows: int,
+    state: Mapping[str, np.ndarray],
+) -> None:
+    """Create everything that the empty `file` will ever hold but rows: under SWMR nothing can be created any more."""
+    write_root(file, config, producer)
+    write_layout(file.create_group("layout", track_order=True), layout)
+    write_data(file.create_group("data", track_order=True), data)
+    n = layout.n_params
 
-    `values` are the row's variables in the order of their creation, each padded with zeros to whole words. Odd
-    weights have inverses mod 2^64, so any change within one word is noticed. One is added, so that zeros never pass.
-
-    Parameters
-    ----------
-    steps : ndarray of int64, shape (row,)
-        Steps.
-    values : sequence of ndarray, each of shape (row, …)
-        Values of each variable.
-    """
-    total = steps.astype(np.uint64) + np.uint64(1)
-    n_words = 1
-    for array in values:
-        rows = np.ascontiguousarray(array).reshape(len(steps), -1).view(np.uint8)
-        if rows.shape[1] % 8:
-            rows = np.pad(rows, ((0, 0), (0, -rows.shape[1] % 8)))
-        words = rows.view(np.uint64)
-        weights = np.arange(n_words, n_words + words.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-        total = total + words @ weights
-        n_words += words.shape[1]
-    return total
-
-
-def create_table(group: h5py.Group, variables: Mapping[str, tuple], sizes: Mapping[str, int], block_rows: int) -> None:
-    """Create the variables of a table, a mapping name -> (dims after step, dtype, attrs), and their scales."""
-    rows = _chunk_rows(block_rows, 8)
-    create = {"shape": (0,), "maxshape": (None,), "chunks": (rows,), "dtype": "i8", "fillvalue": NO_STEP}
-    add_variable(group, "step", ("step",), attrs=HISTORY_ATTRS["step"], **create)
-    for dim, size in sizes.items():
-        if dim == "param":
-            add_dimension(group, dim, size)
-        else:
-            add_variable(group, dim, (dim,), np.arange(size), attrs={"long_name": dim})
-    for name, (dims, dtype, attrs) in variables.items():
-        dtype = np.dtype(dtype)
-        shape = tuple(sizes[dim] for dim in dims)
-        add_variable(
-            group,
-            name,
-            ("step", *dims),
-            attrs=attrs,
-            shape=(0, *shape),
-            maxshape=(None, *shape),
-            chunks=_chunks(block_rows, shape, dtype.itemsize),
-            dtype=dtype,
-            fillvalue=np.nan if dtype.kind == "f" else 0,
-            fill_time="never",  # rows that are not committed are not read
-        )
-    add_variable(
-        group, CHECKSUM, ("step",), shape=(0,), maxshape=(None,), chunks=(rows,), dtype="u8",
-        attrs={"long_name": "checksum of the row: sum of (2j + 1) word_j, plus 1, mod 2^64"},
-    )  # fmt: skip
+    sizes = {dim: size for dims in history.values() for dim, size in dims.items()}
+    reserved = sorted(({"step", "params", CHECKSUM} | sizes.keys()) & history.keys())
+    if reserved:
+        raise ValueError(f"names of the history must not be those of dims or of the file itself, got {reserved}")
+    scalars = {
+        name: (tuple(dims), "f8", HISTORY_ATTRS.get(name, {"long_name": name.replace("_", " ")}))
+        for name, dims in history.items()
+    }
+    params = {"params": (("param",), dtype, {"long_name": "parameters θ"})}
+    pairs = {
+        name: (dims, kind or dtype, {"long_name": text}) for name, (dims, kind, text) in EIGENPAIR_VARIABLES.items()
+    }
+    tables = {"history": (scalars, sizes), "checkpoints": (params, {"param": n})}
+    if n_modes:
+        tables["eigenpairs"] = (pairs, {"mode": n_modes, "param": n})
+    for name, (variables, sizes) in tables.items():
+        group = file.create_group(name, track_order=True)
+        write_attrs(group, {**attrs, "layout": layout.to_json()} if name == "checkpoints" else attrs)
+        create_table(group, variables, sizes, block_rows)
+    if state:
+        create_state(file.create_group("state", track_order=True), state, n)
 
 
-def write_root(file: h5py.File, config: Mapping | None, producer: str) -> None:
+def write_root(file: h5py.File, config: Mapping[str, Any], producer: str) -> None:
     """Root attributes of a run that begins now."""
     write_attrs(file, {"format": FORMAT, "format_version": FORMAT_VERSION, "producer": producer})
     file.attrs["created"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     file.attrs["software"] = to_json(software())
-    file.attrs["config"] = to_json(dict(config or {}))
+    file.attrs["config"] = to_json(dict(config))
     file.attrs.create("status", np.bytes_("running"), dtype=STATUS_TYPE)
+    file.attrs["n_resumed"] = np.int64(0)
 
 
 def software() -> dict[str, str]:
@@ -186,7 +155,7 @@ def write_data(group: h5py.Group, data: Mapping[str, tuple[Any, Any]]) -> None:
         )
 
 
-def write_layout(group: h5py.Group, layout) -> None:
+def write_layout(group: h5py.Group, layout: ParamLayout) -> None:
     """Names, shapes and offsets of the tensors of θ, readable without this package."""
     shapes = [" ".join(map(str, shape)) for shape in layout.shapes]
     write_dataset(
@@ -209,26 +178,3 @@ def write_layout(group: h5py.Group, layout) -> None:
 def to_array(value: Any) -> np.ndarray:
     """A tensor or array-like as a numpy array on the CPU; shares memory where it can."""
     return value.numpy(force=True) if hasattr(value, "detach") else np.asarray(value)
-
-
-def _chunk_rows(block_rows: int, row_bytes: int) -> int:
-    """Rows a chunk: whole blocks of about 8 kB, unless one block is larger; never more than 1 MB."""
-    if block_rows * row_bytes < 2**13:
-        return block_rows * (2**13 // (block_rows * row_bytes))
-    return max(1, min(block_rows, 2**20 // row_bytes))
-
-
-def _chunks(block_rows: int, shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
-    row_bytes = max(1, int(np.prod(shape, dtype=np.int64))) * itemsize
-    if row_bytes <= 2**20:
-        return (_chunk_rows(block_rows, row_bytes), *(max(1, size) for size in shape))
-    lead = (1,) * (len(shape) - 1)  # one long row: pieces of 1 MB of the last axis
-    return (1, *lead, min(shape[-1], 2**20 // itemsize))
-
-
-def _extend(target: h5py.h5d.DatasetID, start: int, rows: np.ndarray) -> None:
-    """Write `rows` at row `start`, through h5py's low level, which costs a tenth of its indexing."""
-    target.set_extent((start + len(rows), *rows.shape[1:]))
-    space = target.get_space()
-    space.select_hyperslab((start,) + (0,) * (rows.ndim - 1), rows.shape)
-    target.write(h5py.h5s.create_simple(rows.shape), space, rows)

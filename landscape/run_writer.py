@@ -9,18 +9,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 import xarray as xr
 
 from landscape import run_format
-from landscape.netcdf import write_attrs
+from landscape.resume import open_to_resume
+from landscape.run_state import TABLES, StateSlots, newest_state
+from landscape.run_tables import Table
+from landscape.writer_lock import WriterLock
 
 if TYPE_CHECKING:
     from landscape.params import ParamLayout
-
-BUFFER_BYTES = 2**26
-"""At most so much of θ waits in memory."""
 
 
 class RunWriter:
@@ -58,15 +57,31 @@ class RunWriter:
         Rows older than this are written with the next one, so slow runs are readable soon too.
     overwrite : bool
         Whether an existing file may be replaced.
+    resume : bool
+        Whether to go on with the killed or interrupted run that `path` holds; without a file, a run begins. Rows
+        that the file already holds are compared with those appended again, and not stored twice.
+    state : mapping, optional
+        Arrays of the shapes and types of what `save_state` will save, by name.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    status : str
+        "running" until the run is finished.
+    state : xr.Dataset or None
+        In a resumed run, the last state that `save_state` saved, with the coordinate `step`; else None.
 
     Raises
     ------
     FileExistsError
-        If `path` exists and `overwrite` is False.
+        If `path` exists, and neither `overwrite` nor `resume` is True.
     FileNotFoundError
         If the folder does not exist.
+    BlockingIOError
+        If another writer has the file open.
     ValueError
-        If an option is out of its range.
+        If an option is out of its range, or a resumed run is finished, damaged or another one.
 
     Examples
     --------
@@ -97,6 +112,8 @@ class RunWriter:
         block_rows: int = 64,
         block_seconds: float = 10.0,
         overwrite: bool = False,
+        resume: bool = False,
+        state: Mapping[str, Any] | None = None,
     ):
         self.path = Path(path)
         self.layout = layout
@@ -107,26 +124,38 @@ class RunWriter:
             raise ValueError(f"block_rows must be at least 1, got {block_rows}")
         if not 0 <= n_modes <= layout.n_params:
             raise ValueError(f"n_modes must be between 0 and the {layout.n_params} parameters, got {n_modes}")
-        if self.path.exists() and not overwrite:
-            raise FileExistsError(f"{self.path} exists; give another path, or overwrite=True to replace it")
         if not self.path.parent.is_dir():
             raise FileNotFoundError(f"the folder {self.path.parent} does not exist; create it first")
+        content = {
+            "history": dict(history) if isinstance(history, Mapping) else {name: {} for name in history},
+            "attrs": dict(attrs or {}),
+            "n_modes": n_modes,
+            "dtype": np.dtype(dtype),
+            "state": {name: run_format.to_array(example) for name, example in (state or {}).items()},
+        }
         self._block_seconds = block_seconds
         self._oldest = 0.0
-        # Created under another name and renamed: whoever sees `path` sees a whole run file.
-        new = self.path.with_name(f".{self.path.name}.{os.getpid()}.new")
+        self.state: xr.Dataset | None = None
+        self._lock = WriterLock(self.path)
         try:
-            # Without a chunk cache a commit writes its rows and nothing else, once, and straight from our buffers.
-            self._file = h5py.File(new, "w", libver=("v110", "v110"), track_order=True, rdcc_nbytes=0)
-            try:
-                self._create(history, attrs or {}, config, producer, data or {}, n_modes, np.dtype(dtype), block_rows)
-                self._file.swmr_mode = True
-                os.replace(new, self.path)
-            except BaseException:
-                self._file.close()
-                raise
-        finally:
-            new.unlink(missing_ok=True)
+            if resume and self.path.exists():
+                self._file = open_to_resume(self.path, layout, **content)
+            elif self.path.exists() and not overwrite:
+                raise FileExistsError(f"{self.path} exists; give another path, or overwrite=True to replace it")
+            else:
+                more = {"config": config or {}, "producer": producer, "data": data or {}, "block_rows": block_rows}
+                self._file = run_format.create_file(self.path, layout, **content, **more)
+            tables = {name: Table(self._file[name], block_rows) for name in TABLES if name in self._file}
+            self._history, self._checkpoints = tables["history"], tables["checkpoints"]
+            self._eigenpairs = tables.get("eigenpairs")
+            self._tables = list(tables.values())
+            self._slots = None
+            if state:
+                self._slots = StateSlots(self._file["state"])
+                self.state = newest_state(self._file["state"], self._n_rows())
+        except BaseException:
+            self._lock.release()
+            raise
 
     def append(self, step: int, params: Any = None, **history: Any) -> None:
         """Record one row of the history, and θ where it is given.
@@ -153,7 +182,6 @@ class RunWriter:
         if history:
             if history.keys() != rows.names:
                 raise ValueError(self._mismatch(history))
-            rows.check(step)
             i, buffers = rows.n_buffered, rows.buffers
             for name, value in history.items():
                 buffer = buffers[name]
@@ -165,14 +193,14 @@ class RunWriter:
                 except (TypeError, ValueError) as error:
                     raise ValueError(f"{name} must hold numbers of shape {buffer.shape[1:]}: {error}") from None
         if params is not None:
-            saved.check(step)
             theta = run_format.to_array(params)
             if theta.shape != (self.layout.n_params,):
                 raise ValueError(f"params must have shape ({self.layout.n_params},), got {theta.shape}")
             saved.buffers["params"][saved.n_buffered] = theta
-            full = saved.push(step)
         if history:
-            full |= rows.push(step)
+            full = rows.push(step)
+        if params is not None:
+            full |= saved.push(step)
         now = time.monotonic()
         self._oldest = self._oldest or now
         if full or now - self._oldest > self._block_seconds:
@@ -207,7 +235,6 @@ class RunWriter:
             if name in eigs
         }
         for row, step in enumerate(eigs["step"].values.tolist()):
-            table.check(step)
             for name, buffer in table.buffers.items():
                 missing = np.nan if buffer.dtype.kind == "f" else 0
                 buffer[table.n_buffered] = values[name][row] if name in values else missing
@@ -215,15 +242,48 @@ class RunWriter:
             if table.push(step):
                 self.commit()
 
+    def save_state(self, step: int, state: Mapping[str, Any]) -> None:
+        """Save what training resumes from: it is copied now, and written with the next commit.
+
+        Parameters
+        ----------
+        step : int
+            Step from which training would go on.
+        state : mapping of str to tensor or array
+            Everything that training depends on besides the code: θ, the optimiser's buffers, random states. Names,
+            shapes and types as the writer declared them.
+
+        Raises
+        ------
+        ValueError
+            If the state is not what was declared.
+        """
+        if self._slots is None:
+            raise ValueError("this writer keeps no state; give state={name: array, …} to RunWriter")
+        arrays = {name: run_format.to_array(value) for name, value in state.items()}
+        self._slots.hold(operator.index(step), arrays, self._n_rows())
+
     def commit(self) -> None:
-        """Write the rows that wait in memory; from then on readers see them, and a killed process keeps them."""
+        """Write the rows that wait in memory; from then on readers see them, and a killed process keeps them.
+
+        Raises
+        ------
+        OSError
+            If they cannot be written, for example because the disk is full; what was committed before is safe.
+        """
         tables = [table for table in self._tables if table.n_buffered]
-        for table in tables:
-            table.write_rows()
-        self._file.flush()
-        for table in tables:
-            table.write_steps()
-        self._file.flush()
+        try:
+            for table in tables:
+                table.write_rows()
+            if self._slots is not None and self._slots.pending:
+                self._slots.write()
+            self._file.flush()
+            for table in tables:
+                table.write_steps()
+            self._file.flush()
+        except (OSError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise OSError(f"cannot write to {self.path}; what it held before is safe: {reason}") from error
         self._oldest = 0.0
 
     def finish(self, status: str = "complete") -> None:
@@ -245,7 +305,10 @@ class RunWriter:
             self._file.flush()
         finally:
             self.status = status
-            self._file.close()
+            try:
+                self._file.close()
+            finally:
+                self._lock.release()
 
     def close(self) -> None:
         """Finish the run as complete, unless it is finished already."""
@@ -257,44 +320,8 @@ class RunWriter:
     def __exit__(self, kind, error, traceback) -> None:
         self.finish("complete" if kind is None else "interrupted")
 
-    def _create(self, history, attrs, config, producer, data, n_modes, dtype, block_rows) -> None:
-        """Everything the file will ever hold but rows: under SWMR nothing can be created any more."""
-        file, n = self._file, self.layout.n_params
-        history = dict(history) if isinstance(history, Mapping) else {name: {} for name in history}
-        sizes = {dim: size for dims in history.values() for dim, size in dims.items()}
-        reserved = sorted(({"step", "params", run_format.CHECKSUM} | sizes.keys()) & history.keys())
-        if reserved:
-            raise ValueError(f"names of the history must not be those of dims or of the file itself, got {reserved}")
-        run_format.write_root(file, config, producer)
-        run_format.write_layout(file.create_group("layout"), self.layout)
-        run_format.write_data(file.create_group("data"), data)
-
-        def table(name, variables, sizes, rows) -> run_format.Table:
-            group = file.create_group(name, track_order=True)
-            write_attrs(group, {**attrs, "layout": self.layout.to_json()} if name == "checkpoints" else attrs)
-            run_format.create_table(group, variables, sizes, rows)
-            return run_format.Table(group, variables, rows)
-
-        def rows_of(row_bytes: int) -> int:
-            return max(1, min(block_rows, BUFFER_BYTES // row_bytes))
-
-        scalars = {
-            name: (tuple(dims), "f8", run_format.HISTORY_ATTRS.get(name, {"long_name": name.replace("_", " ")}))
-            for name, dims in history.items()
-        }
-        self._history = table("history", scalars, sizes, block_rows)
-        params = {"params": (("param",), dtype, {"long_name": "parameters θ"})}
-        self._checkpoints = table("checkpoints", params, {"param": n}, rows_of(n * dtype.itemsize))
-        self._eigenpairs = None
-        if n_modes:
-            variables = {
-                name: (dims, kind or dtype, {"long_name": text})
-                for name, (dims, kind, text) in run_format.EIGENPAIR_VARIABLES.items()
-            }
-            sizes = {"mode": n_modes, "param": n}
-            self._eigenpairs = table("eigenpairs", variables, sizes, rows_of(n_modes * n * dtype.itemsize))
-        tables = (self._history, self._checkpoints, self._eigenpairs)
-        self._tables = [table for table in tables if table is not None]
+    def _n_rows(self) -> list[int]:
+        return [self._history.n_rows, self._checkpoints.n_rows, self._eigenpairs.n_rows if self._eigenpairs else 0]
 
     def _mismatch(self, given: Mapping) -> str:
         missing = sorted(self._history.names - given.keys())

@@ -1,0 +1,84 @@
+"""How a run file whose writer was killed, or interrupted, is opened to go on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+
+from landscape.netcdf import to_json
+from landscape.run_format import OPEN
+from landscape.superblock import make_writable
+
+if TYPE_CHECKING:
+    from landscape.params import ParamLayout
+
+
+def open_to_resume(
+    path: Path,
+    layout: ParamLayout,
+    *,
+    history: Mapping[str, Mapping[str, int]],
+    attrs: Mapping[str, Any],
+    n_modes: int,
+    dtype: np.dtype,
+    state: Mapping[str, np.ndarray],
+) -> h5py.File:
+    """The run file `path`, open for appending; the caller holds its lock.
+
+    Nothing in the file is moved or shortened, so that a second kill at any moment does no harm either.
+
+    Raises
+    ------
+    ValueError
+        If the run is finished, or is not the one described by the other arguments.
+    RunFormatError
+        If it is not a run file, or damaged.
+    """
+    from landscape.run import Run
+
+    with Run(path) as run:
+        if run.status in ("complete", "diverged"):
+            raise ValueError(f"{path} is {run.status}; there is nothing to resume. overwrite=True would replace it")
+        differences = _differences(run, layout, history, attrs, n_modes, dtype, state)
+    if differences:
+        raise ValueError(f"{path} holds another run, and cannot be resumed as this one: {'; '.join(differences)}")
+    make_writable(path)
+    try:
+        file = h5py.File(path, "r+", **OPEN)
+    except BlockingIOError:
+        raise BlockingIOError(f"{path} is open in another program; close it there to resume the run") from None
+    file.swmr_mode = True
+    file.attrs.modify("status", np.bytes_("running"))
+    file.attrs.modify("n_resumed", file.attrs["n_resumed"] + 1)
+    file.flush()
+    return file
+
+
+def _differences(run, layout, history, attrs, n_modes, dtype, state) -> list[str]:
+    """What the run in the file is, against what it should be; empty where they agree."""
+    checkpoints, stored = run.checkpoints, run._handle
+    found = []
+
+    def compare(what, theirs, ours):
+        if theirs != ours:
+            found.append(f"its {what} is {theirs}, not {ours}")
+
+    compare("layout", run.tensors, dict(zip(layout.names, layout.shapes, strict=True)))
+    sizes = {name: dict(variable.sizes) for name, variable in run.history.data_vars.items()}
+    compare(
+        "history",
+        {name: {dim: size for dim, size in dims.items() if dim != "step"} for name, dims in sizes.items()},
+        {name: dict(dims) for name, dims in history.items()},
+    )
+    compare("dtype", checkpoints["params"].dtype, dtype)
+    pairs = "eigenpairs" in stored
+    compare("number of modes", stored["eigenpairs/mode"].shape[0] if pairs else 0, n_modes)
+    theirs = {name: value for name, value in checkpoints.attrs.items() if name != "layout"}
+    for name in [*attrs, *(theirs.keys() - attrs.keys())]:
+        compare(f"attribute {name}", to_json(theirs.get(name)), to_json(attrs.get(name)))
+    compare("state", run._state_shapes(), {name: (array.dtype.name, array.shape) for name, array in state.items()})
+    return found

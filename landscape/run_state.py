@@ -1,0 +1,130 @@
+"""The state that a run resumes from: two slots in the run file, written in turn, so that one is always whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import h5py
+import numpy as np
+import xarray as xr
+
+from landscape.netcdf import add_dimension, add_variable, dims_of
+from landscape.run_tables import CHECKSUM, row_checksums, write_at
+
+_HEADER = ("step", "sequence", "rows")
+"""Of each slot: the step, the number of states saved before it, and the rows that each table held by then."""
+
+TABLES = ("history", "checkpoints", "eigenpairs")
+
+
+def create_state(group: h5py.Group, examples: Mapping[str, np.ndarray], n_params: int) -> None:
+    """Create both slots for arrays of the shapes and types of `examples`; nothing is saved yet."""
+    reserved = sorted({*_HEADER, CHECKSUM, "slot", "table"} & examples.keys())
+    if reserved:
+        raise ValueError(f"names of the state must not be {', '.join(reserved)}; the file uses them itself")
+    add_variable(group, "slot", ("slot",), np.arange(2))
+    add_variable(group, "table", ("table",), np.array(TABLES, dtype=object), dtype=h5py.string_dtype())
+    for name, example in examples.items():
+        if example.dtype.kind not in "iuf" or example.dtype == np.int8:
+            raise TypeError(
+                f"the state {name} has type {example.dtype}; store numbers, such as uint8 for a random state"
+            )
+        dims = [f"{name}_{axis}" for axis in range(example.ndim)]
+        if example.shape == (n_params,):
+            dims = ["param"]
+        for dim, size in zip(dims, example.shape, strict=True):
+            if dim not in group:
+                add_dimension(group, dim, size)
+        # Written at once, so that its place in the file is settled before anybody reads it.
+        add_variable(group, name, ("slot", *dims), np.stack([example, example]))
+    add_variable(group, "step", ("slot",), np.zeros(2, np.int64))
+    add_variable(group, "sequence", ("slot",), np.zeros(2, np.int64))
+    add_variable(group, "rows", ("slot", "table"), np.zeros((2, len(TABLES)), np.int64))
+    add_variable(group, CHECKSUM, ("slot",), np.zeros(2, np.uint64))
+
+
+class StateSlots:
+    """The state group of a file open for writing: holds the last state, and writes it into the older slot."""
+
+    def __init__(self, group: h5py.Group):
+        self.names = state_names(group)
+        self.pending = False
+        self._ids = {name: group[name].id for name in (*self.names, *_HEADER, CHECKSUM)}
+        self._buffers = {name: np.zeros((1, *group[name].shape[1:]), group[name].dtype) for name in self._ids}
+        self._slot, self._sequence = _newest_slot(group)
+
+    def hold(self, step: int, arrays: Mapping[str, np.ndarray], rows: Sequence[int]) -> None:
+        """Keep a copy of the state at `step`, to be written with the next commit."""
+        if arrays.keys() != set(self.names):
+            raise ValueError(
+                f"the state must give {', '.join(self.names)}, as the writer declared; got {sorted(arrays)}"
+            )
+        for name, array in arrays.items():
+            buffer = self._buffers[name]
+            if array.shape != buffer.shape[1:] or array.dtype != buffer.dtype:
+                raise ValueError(
+                    f"the state {name} must be {buffer.dtype} of shape {buffer.shape[1:]}, as the writer declared; "
+                    f"got {array.dtype} of shape {array.shape}"
+                )
+            buffer[0] = array
+        self._buffers["step"][0], self._buffers["rows"][0] = step, rows
+        self.pending = True
+
+    def write(self) -> None:
+        """Write the held state over the older slot; the newer one stays valid until this one's checksum is right."""
+        self._slot, self._sequence = 1 - self._slot, self._sequence + 1
+        self._buffers["sequence"][0] = self._sequence
+        self._buffers[CHECKSUM][:] = _checksum(self._buffers, self.names)
+        for name, target in self._ids.items():
+            write_at(target, self._slot, self._buffers[name])
+        self.pending = False
+
+
+def newest_state(group: h5py.Group, n_rows: Sequence[int]) -> xr.Dataset | None:
+    """The newest whole state whose rows, at most `n_rows` of each table, are all committed; None without any.
+
+    Returns
+    -------
+    xr.Dataset
+        The arrays by name, with the step at which they were saved as the coordinate `step`.
+    """
+    names = state_names(group)
+    found = None
+    for slot in _valid_slots(group):
+        if (group["rows"][slot] <= n_rows).all() and (found is None or group["sequence"][slot] > found[0]):
+            found = group["sequence"][slot], slot
+    if found is None:
+        return None
+    variables = {}
+    for name in names:
+        values = group[name][found[1]]
+        dims = ["param"] if "param" in group and values.shape == group["param"].shape else None
+        variables[name] = (dims or [f"{name}_{axis}" for axis in range(np.ndim(values))], values)
+    return xr.Dataset(variables, {"step": int(group["step"][found[1]])})
+
+
+def state_names(group: h5py.Group) -> list[str]:
+    """Names of the arrays of the state, in the order in which they were declared."""
+    held = [name for name, member in group.items() if dims_of(member)[:1] == ("slot",)]
+    return [name for name in held if name not in (*_HEADER, CHECKSUM, "slot")]
+
+
+def _valid_slots(group: h5py.Group) -> list[int]:
+    names = state_names(group)
+    slots = []
+    for slot in range(2):
+        values = {name: group[name][slot][None] for name in (*names, *_HEADER)}
+        if _checksum(values, names)[0] == group[CHECKSUM][slot]:
+            slots.append(slot)
+    return slots
+
+
+def _newest_slot(group: h5py.Group) -> tuple[int, int]:
+    """The slot and the sequence number of the newest whole state, (1, 0) without any."""
+    valid = [(int(group["sequence"][slot]), slot) for slot in _valid_slots(group)]
+    sequence, slot = max(valid, default=(0, 1))
+    return slot, sequence
+
+
+def _checksum(values: Mapping[str, np.ndarray], names: Sequence[str]) -> np.ndarray:
+    return row_checksums(np.asarray(values["step"]), [values[name] for name in (*names, "sequence", "rows")])
