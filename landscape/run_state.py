@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from landscape.netcdf import add_dimension, add_variable, dims_of
-from landscape.run_tables import CHECKSUM, row_checksums, write_at
+from landscape.run_tables import CHECKSUM, Column, row_checksums
 
 _HEADER = ("step", "sequence", "rows")
 """Of each slot: the step, the number of states saved before it, and the rows that each table held by then."""
@@ -49,8 +49,8 @@ class StateSlots:
     def __init__(self, group: h5py.Group):
         self.names = state_names(group)
         self.pending = False
-        self._ids = {name: group[name].id for name in (*self.names, *_HEADER, CHECKSUM)}
-        self._buffers = {name: np.zeros((1, *group[name].shape[1:]), group[name].dtype) for name in self._ids}
+        self._columns = {name: Column(group[name]) for name in (*self.names, *_HEADER, CHECKSUM)}
+        self._buffers = {name: np.zeros((1, *group[name].shape[1:]), group[name].dtype) for name in self._columns}
         self._slot, self._sequence = _newest_slot(group)
 
     def hold(self, step: int, arrays: Mapping[str, np.ndarray], rows: Sequence[int]) -> None:
@@ -75,8 +75,8 @@ class StateSlots:
         self._slot, self._sequence = 1 - self._slot, self._sequence + 1
         self._buffers["sequence"][0] = self._sequence
         self._buffers[CHECKSUM][:] = _checksum(self._buffers, self.names)
-        for name, target in self._ids.items():
-            write_at(target, self._slot, self._buffers[name])
+        for name, column in self._columns.items():
+            column.write(self._slot, self._buffers[name])
         self.pending = False
 
 
