@@ -11,6 +11,8 @@ import numpy as np
 
 from landscape.netcdf import to_json
 from landscape.run_format import OPEN
+from landscape.run_state import TABLES
+from landscape.run_tables import allocated_by_a_commit
 from landscape.superblock import make_writable
 
 if TYPE_CHECKING:
@@ -44,9 +46,12 @@ def open_to_resume(
         if run.status in ("complete", "diverged"):
             raise ValueError(f"{path} is {run.status}; there is nothing to resume. overwrite=True would replace it")
         differences = _differences(run, layout, history, attrs, n_modes, dtype, state)
+        block_rows = int(np.clip(run._handle.file.attrs["block_rows"], 1, 2**20))
+        groups = [run._handle.group(name) for name in TABLES if name in run._handle]
+        reserve = sum(allocated_by_a_commit(group, block_rows) for group in groups)
     if differences:
         raise ValueError(f"{path} holds another run, and cannot be resumed as this one: {'; '.join(differences)}")
-    make_writable(path)
+    make_writable(path, reserve)
     try:
         file = h5py.File(path, "r+", **OPEN)
     except BlockingIOError:

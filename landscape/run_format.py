@@ -91,6 +91,7 @@ def create_run(
 ) -> None:
     """Create everything that the empty `file` will ever hold but rows: under SWMR nothing can be created any more."""
     write_root(file, config, producer)
+    file.attrs["block_rows"] = np.int64(block_rows)
     write_layout(file.create_group("layout", track_order=True), layout)
     write_data(file.create_group("data", track_order=True), data)
     n = layout.n_params

@@ -175,6 +175,17 @@ def table_names(group: h5py.Group) -> list[str]:
     ]
 
 
+def allocated_by_a_commit(group: h5py.Group, block_rows: int) -> int:
+    """Bytes of the file that one commit of the table in `group` can take at most, twice over."""
+    total = 0
+    for name in (*table_names(group), "step", CHECKSUM):
+        dataset = group[name]
+        row = dataset.dtype.itemsize * int(np.prod(dataset.shape[1:]))
+        chunk = dataset.dtype.itemsize * int(np.prod(dataset.chunks))
+        total += 2 * (row * block_rows + chunk + 2**14)  # 16 kB for the index of the chunks
+    return total
+
+
 def row_checksums(steps: np.ndarray, values: Sequence[np.ndarray]) -> np.ndarray:
     """Checksum of each row: 1 + Σ_j (2j + 1)·word_j mod 2^64 over its bytes as 64-bit words, the step being word 0.
 

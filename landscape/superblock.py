@@ -18,11 +18,19 @@ _FIELDS = struct.Struct("<8s4B4Q")  # signature; version, 2 sizes, flags; base, 
 _MASK = 0xFFFFFFFF
 
 
-def make_writable(path: str | os.PathLike) -> None:
+def make_writable(path: str | os.PathLike, reserve: int = 0) -> None:
     """Clear the consistency flags of the file `path`, whose writer is dead; the caller holds its lock.
 
-    The end of file that the superblock names may lag behind what was written, or run ahead of it. Both are brought
-    to the larger of the two, so that nothing already written is allocated again.
+    The end of file that the superblock names may lag behind the space that the killed writer had given out, part of
+    which it may not have written yet. Were it given out again, rows would overwrite each other. So `reserve` bytes
+    are left alone behind whatever is known; they are a hole in the file and take no space on disk.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file; nothing is changed where its last writer closed it.
+    reserve : int
+        Bytes that a writer can have given out since it last wrote the superblock.
 
     Raises
     ------
@@ -37,11 +45,12 @@ def make_writable(path: str | os.PathLike) -> None:
         fields, (checksum,) = block[: _FIELDS.size], struct.unpack("<I", block[_FIELDS.size :])
         if lookup3(fields) != checksum or block[9] != 8:
             raise RunFormatError(f"the first bytes of {path} are damaged; it cannot be resumed")
+        if not block[11]:
+            return
         *head, flags, base, extension, end, root = _FIELDS.unpack(fields)
-        size = os.fstat(file.fileno()).st_size
-        if size < end:
-            file.truncate(end)
-        fields = _FIELDS.pack(*head, flags & ~0b101, base, extension, max(end, size), root)
+        end = max(end, os.fstat(file.fileno()).st_size) + reserve
+        file.truncate(end)
+        fields = _FIELDS.pack(*head, flags & ~0b101, base, extension, end, root)
         file.seek(0)
         file.write(fields + struct.pack("<I", lookup3(fields)))
 
