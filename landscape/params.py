@@ -95,7 +95,7 @@ class ParamLayout:
         return self.flatten({name: p.detach() for name, p in model.named_parameters()})
 
     def unflatten(self, params: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Views of `params` (…, n) by name, each of shape (…, *shape); they carry its gradients."""
+        """Views of `params` (…, n) by name, each of shape ``(…, *shape)``; they carry its gradients."""
         if params.shape[-1] != self.n_params:
             raise ValueError(f"params must have {self.n_params} entries in the last dim, got {tuple(params.shape)}")
         parts = params.split(self.sizes, dim=-1)

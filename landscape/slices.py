@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 import xarray as xr
 
 from landscape.checkpoints import batches, rows
@@ -60,9 +59,7 @@ def plane_slice(
     (width_a, width_b), (n_a, n_b) = _pair(half_width), _pair(n_points)
     if not (width_a > 0 and width_b > 0 and n_a >= 2 and n_b >= 2):
         raise ValueError(f"half_width must be positive and n_points at least 2, got {half_width} and {n_points}")
-    alpha, beta = np.linspace(-width_a, width_a, int(n_a)), np.linspace(-width_b, width_b, int(n_b))
-    alpha[n_a // 2 if n_a % 2 else n_a :][:1] = 0.0  # exactly the centre, where linspace may leave 1e-17
-    beta[n_b // 2 if n_b % 2 else n_b :][:1] = 0.0
+    alpha, beta = _grid(width_a, int(n_a)), _grid(width_b, int(n_b))
     values = objective.plane_losses(center.values, unit, alpha, beta, step).cpu().numpy()
     weights = objective.class_weights(step).cpu().numpy() if objective.has_terms else np.ones(1)
     plane = xr.Dataset(
@@ -185,6 +182,11 @@ def _orthonormal(array: np.ndarray) -> tuple[np.ndarray, bool]:
         second = second - (first @ second) * first
         second = second / np.linalg.norm(second)
     return np.stack([first, second]), abs(overlap) > 1e-6
+
+
+def _grid(half_width: float, n: int) -> np.ndarray:
+    """`n` equidistant points, symmetric to the last bit: exactly 0 at the centre, where linspace may leave 1e-17."""
+    return half_width * ((2 * np.arange(n) - (n - 1)) / (n - 1))
 
 
 def _pair(value) -> tuple:
