@@ -76,7 +76,7 @@ class Objective:
             if isinstance(inputs, torch.Tensor):
                 raise ValueError("targets are missing; only an iterable of (inputs, targets) batches goes without")
             return inputs
-        inputs, targets = self._to_device(torch.as_tensor(inputs)), self._to_device(torch.as_tensor(targets))
+        inputs, targets = self.as_inputs(torch.as_tensor(inputs)), self.as_inputs(torch.as_tensor(targets))
         if len(inputs) != len(targets) or len(inputs) == 0:
             raise ValueError(
                 f"inputs and targets must hold equally many samples, at least one; got {len(inputs)} and {len(targets)}"
@@ -88,13 +88,14 @@ class Objective:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         return list(zip(inputs.split(size), targets.split(size), strict=True))
 
-    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+    def as_inputs(self, tensor: torch.Tensor) -> torch.Tensor:
+        """`tensor`, inputs or targets, on this objective's device, and of its type unless of an integer one."""
         return tensor.to(self.device, self.dtype) if tensor.is_floating_point() else tensor.to(self.device)
 
     def _weighted_batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, float]]:
         n_samples = sum(len(targets) for _, targets in self.batches)
         for inputs, targets in self.batches:
-            yield self._to_device(inputs), self._to_device(targets), len(targets) / n_samples
+            yield self.as_inputs(inputs), self.as_inputs(targets), len(targets) / n_samples
 
     @property
     def n_params(self) -> int:

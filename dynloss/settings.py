@@ -1,0 +1,69 @@
+"""What a training run consists of: one definition for `dynloss.train`, the command line and the run file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+OPTIMIZERS = ("gd",)
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a run is trained and what is recorded of it.
+
+    Raises
+    ------
+    ValueError
+        If a setting is out of its range.
+    """
+
+    optimizer: str = "gd"
+    """Optimiser: "gd", full-batch gradient descent."""
+    learning_rate: float = 1.0
+    """Learning rate η."""
+    n_steps: int = 10_000
+    """Number of updates."""
+    checkpoint_every: int = 25
+    """Steps between saved checkpoints of θ."""
+    eigenpairs: int = 0
+    """Number k of top Hessian eigenpairs to record; 0 for none."""
+    eigenpairs_every: int = 25
+    """Steps between them; odd, as a two-cycle seen at every second step hides one of its states."""
+    windows: tuple[tuple[int, int], ...] = ()
+    """Ranges of steps, (first, one past the last), in which every step is saved, with its eigenpairs."""
+    tol: float = 1e-4
+    """Largest relative residual of the eigenpairs."""
+    seed: int = 0
+    """Seed of what is random while training: the starts of the eigensolver."""
+
+    def __post_init__(self):
+        object.__setattr__(self, "windows", tuple((int(first), int(stop)) for first, stop in self.windows))
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"unknown optimizer {self.optimizer!r}; known optimizers: {', '.join(OPTIMIZERS)}")
+        if not 0 < self.learning_rate < float("inf"):
+            raise ValueError(f"learning_rate must be a positive number, got {self.learning_rate}")
+        for name in ("n_steps", "checkpoint_every", "eigenpairs_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.eigenpairs < 0:
+            raise ValueError(f"eigenpairs must be 0 (none) or the number of pairs to record, got {self.eigenpairs}")
+        if self.eigenpairs and self.eigenpairs_every % 2 == 0:
+            raise ValueError(
+                f"eigenpairs_every must be odd, got {self.eigenpairs_every}: where the motion alternates between two "
+                "states, an even stride sees only one of them"
+            )
+        for first, stop in self.windows:
+            if not 0 <= first < stop:
+                raise ValueError(f"a window is a range of steps (first, stop) with 0 ≤ first < stop, got {first, stop}")
+
+    def in_window(self, step: int) -> bool:
+        """Whether every step around `step` is recorded in full."""
+        return any(first <= step < stop for first, stop in self.windows)
+
+    def saves_checkpoint(self, step: int) -> bool:
+        """Whether θ is saved at `step`."""
+        return step % self.checkpoint_every == 0 or step == self.n_steps or self.in_window(step)
+
+    def saves_eigenpairs(self, step: int) -> bool:
+        """Whether eigenpairs are recorded at `step`."""
+        return self.eigenpairs > 0 and (step % self.eigenpairs_every == 0 or self.in_window(step))
