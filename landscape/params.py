@@ -88,6 +88,12 @@ class ParamLayout:
             if missing:
                 raise ValueError(f"these parameters of the layout are missing: {', '.join(missing)}")
             tensors = [tensors[name] for name in self.names]
+        tensors = list(tensors)
+        if len(tensors) != len(self.names):
+            raise ValueError(f"the layout has {len(self.names)} tensors, got {len(tensors)}")
+        for name, shape, tensor in zip(self.names, self.shapes, tensors, strict=True):
+            if tensor.shape != shape:
+                raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
         return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
     def flatten_model(self, model: torch.nn.Module) -> torch.Tensor:
