@@ -36,7 +36,7 @@ class Objective:
     ------
     ValueError
         For a model in training mode with dropout or batch norm, NaN in the inputs, unequal numbers of inputs and
-        targets, or a model without trainable parameters.
+        targets, batches that can be iterated only once, or a model without trainable parameters.
 
     Examples
     --------
@@ -49,6 +49,9 @@ class Objective:
     >>> objective.hvp(theta, torch.tensor([1.0, 1.0]), step=0)
     tensor([1., 4.])
     """
+
+    kernel = "autograd"
+    """How gradients are computed; a run is repeated bit for bit only with the kernel that trained it."""
 
     def __init__(
         self,
@@ -75,6 +78,8 @@ class Objective:
         if targets is None:
             if isinstance(inputs, torch.Tensor):
                 raise ValueError("targets are missing; only an iterable of (inputs, targets) batches goes without")
+            if isinstance(inputs, Iterator):
+                raise ValueError("inputs can be iterated only once, but are needed again and again; give a list of it")
             return inputs
         inputs, targets = self.as_inputs(torch.as_tensor(inputs)), self.as_inputs(torch.as_tensor(targets))
         if len(inputs) != len(targets) or len(inputs) == 0:
@@ -83,7 +88,7 @@ class Objective:
             )
         if inputs.is_floating_point() and not inputs.isfinite().all():
             raise ValueError("inputs hold NaN or inf; remove or impute those samples first")
-        size = batch_size or len(inputs)
+        size = len(inputs) if batch_size is None else batch_size
         if size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         return list(zip(inputs.split(size), targets.split(size), strict=True))
@@ -94,6 +99,8 @@ class Objective:
 
     def _weighted_batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, float]]:
         n_samples = sum(len(targets) for _, targets in self.batches)
+        if n_samples == 0:
+            raise ValueError("the batches of this objective hold no samples")
         for inputs, targets in self.batches:
             yield self.as_inputs(inputs), self.as_inputs(targets), len(targets) / n_samples
 
@@ -140,7 +147,7 @@ class Objective:
 
     def losses(self, params, step) -> torch.Tensor:
         """Losses F(θ_e, t_e), shape (E,), for params (E, n) and `step` an int or (E,)."""
-        params = self.as_params(params)
+        params = self.as_params(params).reshape(-1, self.n_params)
         steps = as_steps(step, len(params))
         with torch.no_grad():
             return sum(weight * self._batch_losses(params, steps, x, y) for x, y, weight in self._weighted_batches())
@@ -153,7 +160,7 @@ class Objective:
         """Class losses F_i(θ_e), shape (E, class), for params (E, n); the loss must have ``terms``."""
         if not hasattr(self.loss_fn, "terms"):
             raise ValueError("this loss has no class terms; give a loss with a method terms(outputs, targets)")
-        params = self.as_params(params)
+        params = self.as_params(params).reshape(-1, self.n_params)
         terms = vmap(self.loss_fn.terms, in_dims=(0, None))
         with torch.no_grad():
             return sum(weight * terms(self.outputs(params, x), y) for x, y, weight in self._weighted_batches())
@@ -237,6 +244,8 @@ class Objective:
 def as_steps(step, n: int) -> torch.Tensor:
     """`step`, an int or (n,), as an int64 tensor (n,)."""
     steps = torch.as_tensor(np.asarray(step))
+    if steps.shape not in ((), (n,)):
+        raise ValueError(f"step must be an int or have shape ({n},), one for each row, got {tuple(steps.shape)}")
     return steps.expand(n) if steps.ndim == 0 else steps
 
 
