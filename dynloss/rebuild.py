@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from dynloss.kernels import fastest_objective
 from dynloss.losses import loss_from_config
 from dynloss.models import MLP
 from landscape import Objective, Run
@@ -47,7 +48,7 @@ def objective(run: Run, *, model: torch.nn.Module | None = None, loss=None, data
     samples = run.data[dataset]
     inputs, targets = (torch.from_numpy(samples[name].values) for name in ("inputs", "targets"))
     loss = loss_from_config(run.config.get("loss", {})) if loss is None else loss
-    rebuilt = Objective(_model(run) if model is None else model, loss, inputs, targets)
+    rebuilt = fastest_objective(_model(run) if model is None else model, loss, inputs, targets)
     difference = run.layout.difference(rebuilt.layout)
     if difference:
         raise ValueError(f"this model is not that of {run.path}: {difference}; give the model that was trained")

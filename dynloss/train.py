@@ -15,11 +15,11 @@ import xarray as xr
 from tqdm import tqdm
 
 from dynloss.data import ClassificationData
+from dynloss.kernels import fastest_objective
 from dynloss.rebuild import PRODUCER
 from dynloss.settings import TrainingSettings
-from landscape import Objective, RunWriter, open_run, top_eigenpairs
+from landscape import RunWriter, open_run, top_eigenpairs
 
-KERNEL = "autograd"
 STATE_EVERY = 64
 """Steps between the states from which an interrupted run resumes."""
 
@@ -102,7 +102,7 @@ def train(
     settings = TrainingSettings(
         optimizer, learning_rate, n_steps, checkpoint_every, eigenpairs, eigenpairs_every, tuple(windows), tol, seed
     )
-    objective = Objective(model, loss, *data)
+    objective = fastest_objective(model, loss, *data)
     params = objective.layout.flatten_model(model).to(objective.device, objective.dtype)
     if eigenpairs > len(params):
         raise ValueError(f"eigenpairs must be at most {len(params)}, the number of parameters, got {eigenpairs}")
@@ -111,7 +111,7 @@ def train(
         sets["validation"] = _checked("validation", objective, params, *validation)
     nowhere = torch.full_like(params, math.nan)
     state = {"params": params, "update": nowhere, "update_before": nowhere, "random_state": torch.get_rng_state()}
-    attrs = _attrs(settings, loss)
+    attrs = _attrs(settings, loss, objective.kernel)
     previous = _eigenpairs_before_resuming(record) if resume and eigenpairs else None
     with RunWriter(
         record,
@@ -299,13 +299,13 @@ def _class_weights(loss, n_steps: int) -> np.ndarray | None:
     return np.asarray(loss.class_weights(torch.arange(n_steps)), dtype=float)
 
 
-def _attrs(settings: TrainingSettings, loss) -> dict:
+def _attrs(settings: TrainingSettings, loss, kernel: str) -> dict:
     """What analyses read: the optimiser, the oscillation, and what bit-identical repetition depends on."""
     attrs = {"optimizer": settings.optimizer, "learning_rate": settings.learning_rate}
     for name in ("period", "amplitude"):
         if getattr(loss, name, None) is not None:
             attrs[name] = getattr(loss, name)
-    return attrs | {"kernel": KERNEL, "n_threads": torch.get_num_threads()}
+    return attrs | {"kernel": kernel, "n_threads": torch.get_num_threads()}
 
 
 def _config(thing) -> dict:

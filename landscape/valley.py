@@ -55,7 +55,7 @@ def valley_width(
     -------
     xarray.Dataset
         ``width`` = ``left`` + ``right``, distances ≥ 0 from the floor to the walls; ``harmonic_width`` (NaN where
-        λ_i ≤ 0), ``stable_width`` (NaN where the attrs name no optimiser), all (step, mode, rise); ``floor``, coordinate
+        λ_i ≤ 0), ``stable_width`` (NaN where the attrs name no optimiser), all (step, mode, rise); ``floor``, position
         along v_i of the minimum, and ``floor_loss`` (step, mode). What is not found within `half_width` is NaN.
 
     Raises

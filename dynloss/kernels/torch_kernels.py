@@ -1,0 +1,129 @@
+"""The cross entropy of a network with one hidden ReLU layer in closed form, batched over checkpoints.
+
+With inputs x̃ = (x, 1), W̃ = (W | b), output weights U and the activation mask M_nh = 1 where (W̃ x̃_n)_h > 0, the
+outputs are o_nc = Σ_hi M_nh U_ch W̃_hi x̃_ni + b_c almost everywhere. So the gradient and each Hessian-vector product
+need the mask and one or two thin matrix products with it, in which the index pair ci is one column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from landscape import Objective
+from landscape.objective import as_steps
+
+
+class NetworkObjective(Objective):
+    """`landscape.Objective` for `dynloss.mlp` with a cross entropy: the same values, without a graph.
+
+    Parameters
+    ----------
+    model : dynloss.models.MLP
+        All of its parameters trainable.
+    loss_fn : dynloss.CrossEntropy
+        Or `dynloss.DynamicalCrossEntropy`.
+    inputs, targets : torch.Tensor
+        (P, n_inputs) and (P,); one batch.
+    """
+
+    kernel = "closed form, torch"
+
+    def __init__(self, model, loss_fn, inputs: torch.Tensor, targets: torch.Tensor, **options):
+        super().__init__(model, loss_fn, inputs, targets, **options)
+        ((inputs, targets),) = self.batches
+        self._inputs = _extended(inputs)
+        one_hot = torch.nn.functional.one_hot(targets, self.loss_fn.n_classes)
+        self._one_hot = one_hot.to(inputs).T.contiguous()  # (c, P)
+
+    def outputs(self, params: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+        """Outputs on `inputs`, (P, class) for params (n,), (E, P, class) for (E, n)."""
+        if params.ndim == 1:
+            return self.outputs(params[None], inputs)[0]
+        hidden, output, bias = self._split(params)
+        active = torch.relu(hidden @ _extended(inputs))
+        return torch.baddbmm(bias[..., None], output, active).mT
+
+    def value_and_gradient(self, params, step) -> tuple[torch.Tensor, torch.Tensor]:
+        """Losses (E,) and gradients (E, n) for params (E, n); a scalar and (n,) for params (n,)."""
+        params = self.as_params(params)
+        at = self._expand(params.reshape(-1, self.n_params), step)
+        losses = -(at.weights * self._one_hot * at.log_p).sum((1, 2))
+        gradient = self._join(
+            (at.output[:, :, None] * at.mixed).sum(1).mT,
+            (at.hidden_t[:, None] * at.mixed).sum(2),
+            at.slope.sum(2),
+        )
+        return (losses, gradient) if params.ndim == 2 else (losses[0], gradient[0])
+
+    def linearize(self, params, step) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The Hessian at `params` as a product: vectors (E, n) or (E, k, n), for params (n,) also (n,) → same shape."""
+        params = self.as_params(params)
+        at = self._expand(params.reshape(-1, self.n_params), step)
+        n_rows, n_classes, n_inputs, width = at.mixed.shape
+        hidden, output = at.hidden_t[:, None, None], at.output[:, None, :, None]  # (E, 1, 1, i, h), (E, 1, c, 1, h)
+        mixed, p, weights = at.mixed[:, None], at.p[:, None], at.weights[:, None]
+
+        def product(vectors: torch.Tensor) -> torch.Tensor:
+            if vectors.shape[: params.ndim - 1] != params.shape[:-1] or vectors.shape[-1] != self.n_params:
+                raise ValueError(f"vectors {tuple(vectors.shape)} do not fit params {tuple(params.shape)}")
+            v_hidden, v_output, v_bias = self._split(vectors.reshape(n_rows, -1, self.n_params))
+            v_hidden, v_output = v_hidden.mT[:, :, None], v_output[:, :, :, None]
+            pulled = (output * v_hidden + hidden * v_output).reshape(n_rows, -1, width) @ at.mask
+            pulled = pulled.reshape(n_rows, -1, n_classes, n_inputs, pulled.shape[-1])
+            change = (pulled * self._inputs).sum(3) + v_bias[..., None]  # of the outputs, (E, k, c, P)
+            bent = weights * p * (change - (p * change).sum(2, keepdim=True))
+            spread = bent[:, :, :, None] * self._inputs
+            pushed = spread.reshape(n_rows, -1, spread.shape[-1]) @ at.mask.mT
+            pushed = pushed.reshape(n_rows, -1, n_classes, n_inputs, width)
+            return self._join(
+                (output * pushed + v_output * mixed).sum(2).mT,
+                (hidden * pushed + v_hidden * mixed).sum(3),
+                bent.sum(3),
+            ).reshape(vectors.shape)
+
+        return product
+
+    def _split(self, params: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """W̃ (…, h, i) with the bias last, U (…, c, h) and the output bias (…, c) of params (…, n)."""
+        tensors = self.layout.unflatten(params)
+        hidden = torch.cat([tensors["hidden.weight"], tensors["hidden.bias"][..., None]], dim=-1)
+        return hidden, tensors["output.weight"], tensors["output.bias"]
+
+    def _join(self, hidden: torch.Tensor, output: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """Flat vectors (…, n) of tensors as `_split` gives them."""
+        return torch.cat([hidden[..., :-1].flatten(-2), hidden[..., -1], output.flatten(-2), bias], dim=-1)
+
+    def _expand(self, params: torch.Tensor, step) -> _State:
+        """What gradients and Hessian products at `params` (E, n) share."""
+        hidden, output, bias = self._split(params.detach())
+        before = hidden @ self._inputs
+        mask = (before > 0).to(before)
+        log_p = torch.log_softmax(torch.baddbmm(bias[..., None], output, before * mask), dim=1)
+        class_weights = self.class_weights(as_steps(step, len(params)))
+        weights = ((class_weights / self._one_hot.shape[1]) @ self._one_hot)[:, None]
+        p = log_p.exp()
+        slope = weights * (p - self._one_hot)
+        mixed = (slope[:, :, None] * self._inputs).flatten(1, 2) @ mask.mT
+        mixed = mixed.unflatten(1, (slope.shape[1], -1))
+        return _State(hidden.mT.contiguous(), output, mask, log_p, p, weights, slope, mixed)
+
+
+class _State(NamedTuple):
+    """Samples and hidden units lie innermost: thin products run twice as fast that way."""
+
+    hidden_t: torch.Tensor  # (E, i, h), with the bias last
+    output: torch.Tensor  # (E, c, h)
+    mask: torch.Tensor  # (E, h, P), 0 or 1
+    log_p: torch.Tensor  # (E, c, P)
+    p: torch.Tensor  # (E, c, P)
+    weights: torch.Tensor  # (E, 1, P), Γ of the sample's class over P
+    slope: torch.Tensor  # (E, c, P), ∂F/∂o
+    mixed: torch.Tensor  # (E, c, i, h), Σ_n M_hn slope_cn x̃_in
+
+
+def _extended(inputs: torch.Tensor) -> torch.Tensor:
+    """x̃ = (x, 1) of inputs (P, i), with the samples last: (i + 1, P)."""
+    return torch.cat([inputs, torch.ones_like(inputs[:, :1])], dim=1).T.contiguous()
