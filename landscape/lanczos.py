@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-PROBE_STEPS = 14
+PROBE_STEPS = 32  # of the first probe that gives up; each further one may take twice as many
 FIRST_CHECK = 6  # Ritz pairs of interest need more products than that; each check costs an eigh
 STEPS_BETWEEN_PROBES = 4
 SCALE_FLOOR = 1e-3  # residuals are relative to max(|θ_i|, this · max_j |θ_j|)
@@ -148,19 +148,22 @@ def top_ritz_pairs(like: torch.Tensor, settings: Settings, rng: np.random.Genera
     """
     basis = Basis(like, min(like.shape[-1], settings.max_products), rng)
     certified, failure, vector = False, settings.failure, basis.random_vector()
+    n_probe_steps = PROBE_STEPS
     while True:
         finite = yield from _converge(basis, vector, settings)
         if not finite:
             return _nothing(like, settings.k, basis.n_products)
         if settings.certify and basis.room:
             failure /= 2  # so that the failures of all probes add up to less than what was asked
-            certified = yield from _probe(basis, settings, failure)
+            certified = yield from _probe(basis, settings, failure, n_probe_steps)
+            n_probe_steps *= 2
         if certified or not settings.certify or not basis.room:
             return _result(basis, settings, certified or basis.full)
         # The probe's vectors have joined the basis; go on where most of A's action on it is still outside.
         outside = basis.residual_block()
-        vector = outside[outside.norm(dim=-1).argmax()]
-        if not float(vector.norm()) > basis.noise(basis.scale):
+        # A residual is outside only up to rounding of the products, much where the residual is small.
+        vector, _, norm = basis.orthogonalise(outside[outside.norm(dim=-1).argmax()])
+        if not norm > basis.noise(basis.scale):
             vector = basis.random_vector()
 
 
@@ -184,7 +187,7 @@ def _converge(basis: Basis, vector: torch.Tensor, settings: Settings):
     return True
 
 
-def _probe(basis: Basis, settings: Settings, failure: float):
+def _probe(basis: Basis, settings: Settings, failure: float, n_steps: int):
     """Whether the k pairs are certified but for a probability `failure`; the probe's vectors stay in the basis."""
     k, m = settings.k, basis.size
     values, _ = basis.ritz(k)
@@ -195,7 +198,7 @@ def _probe(basis: Basis, settings: Settings, failure: float):
     limit = failure / np.sqrt(2 * basis.n / np.pi)
     betas: list[float] = []
     vector = basis.random_vector()
-    while basis.room and len(betas) < PROBE_STEPS:
+    while basis.room and len(betas) < n_steps:
         vector, norm = yield from basis.extend(vector)
         betas.append(norm if norm > noise else 0.0)
         block = basis.T[m : basis.size, m : basis.size]
