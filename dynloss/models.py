@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+import numpy as np
 import torch
 
 
@@ -57,10 +58,10 @@ def mlp(n_inputs: int, width: int, n_classes: int, *, seed: int = 0, dtype: torc
     603
     """
     model = MLP(n_inputs, width, n_classes, dtype)
-    generator = torch.Generator().manual_seed(seed)
+    rng = np.random.default_rng(seed)  # numpy's streams do not change with the version of torch, or the device
     with torch.no_grad():
         for layer in (model.hidden, model.output):
             std = (2 / (layer.in_features + layer.out_features)) ** 0.5
             for tensor, scale in ((layer.weight, std), (layer.bias, 0.01)):
-                tensor.copy_(scale * torch.randn(tensor.shape, generator=generator, dtype=torch.float64))
+                tensor.copy_(torch.from_numpy(scale * rng.standard_normal(tuple(tensor.shape))))
     return model

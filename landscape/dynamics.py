@@ -9,14 +9,11 @@ import warnings
 import numpy as np
 import torch
 import xarray as xr
-from scipy.sparse.linalg import LinearOperator, gmres
 from tqdm import tqdm
 
 from landscape.checkpoints import rows
 from landscape.hessian import top_eigenpairs
 from landscape.stability import stability_threshold
-
-LARGEST_FLOQUET_RESIDUAL = 1e-6
 
 
 def replay(
@@ -138,9 +135,9 @@ def onset_curvature(
     xarray.Dataset
         All (onset): ``eigenvalue``, λ_1 of F(·, t) at the midpoint; ``eigenvalue_sharper`` and ``eigenvalue_flatter``,
         the larger and the smaller λ_1 of the states θ_t (under F(·, t)) and θ_{t+1} (under F(·, t + 1)); ``overlap``
-        |⟨Δ_t, v_1⟩|/‖Δ_t‖ of the motion with v_1 at the midpoint; ``floquet_multiplier``, the eigenvalue of the
-        two-step Jacobian (I − ηH_{t+1})(I − ηH_t) whose eigenvector continues v_1, NaN where its relative residual
-        exceeds 1e-6; ``threshold``; and ``onset_step``, ``onset_phase`` of `onsets`.
+        |⟨Δ_t, v_1⟩|/‖Δ_t‖ of the motion with v_1 at the midpoint; ``floquet_multiplier``, the factor by which two
+        steps stretch a displacement along v_1, ⟨v_1, (I − ηH_{t+1})(I − ηH_t) v_1⟩ (its eigenvalue itself may be
+        complex, where v_1 mixes with a neighbour); ``threshold``; and ``onset_step``, ``onset_phase`` of `onsets`.
 
     Raises
     ------
@@ -192,30 +189,9 @@ def _two_states(objective, checkpoints: xr.Dataset, step: int, rate: float) -> x
 
 
 def _floquet_multiplier(objective, states: xr.Dataset, rate: float, direction: np.ndarray) -> float:
-    """Eigenvalue of J_{t+1} J_t, J = I − ηH, found from `direction` by Rayleigh quotient iteration."""
-    products = [
-        objective.linearize(objective.as_params(states.params.values[i]), int(states.step[i])) for i in range(2)
-    ]
-
-    def apply(vector: np.ndarray) -> np.ndarray:
-        moved = objective.as_vectors(np.ascontiguousarray(vector).reshape(-1))
-        for product in products:
-            moved = moved - rate * product(moved)
-        return moved.cpu().numpy().astype(float)
-
-    vector = direction / np.linalg.norm(direction)
-    for _ in range(8):
-        image = apply(vector)
-        multiplier = vector @ image
-        residual = np.linalg.norm(image - multiplier * vector) / max(abs(multiplier), 1e-3)
-        if residual <= 1e-9:
-            break
-
-        # A few clusters hold the spectrum of J_{t+1} J_t (most of it is 1), so that GMRES needs few products.
-        def shifted(v, multiplier=multiplier):
-            return apply(v) - multiplier * v.reshape(-1)
-
-        operator = LinearOperator((len(vector),) * 2, matvec=shifted, dtype=float)
-        solution, _ = gmres(operator, vector, rtol=1e-6, restart=60, maxiter=1)
-        vector = solution / np.linalg.norm(solution)
-    return float(multiplier) if residual <= LARGEST_FLOQUET_RESIDUAL else math.nan
+    """⟨v, (I − ηH_{t+1})(I − ηH_t) v⟩ for the unit vector v = `direction`."""
+    vector = objective.as_vectors(direction)
+    moved = vector
+    for params, step in zip(states.params.values, states.step.values.tolist(), strict=True):
+        moved = moved - rate * objective.hvp(params, moved, step)
+    return float(vector @ moved)

@@ -243,7 +243,7 @@ class Objective:
 
 def as_steps(step, n: int) -> torch.Tensor:
     """`step`, an int or (n,), as an int64 tensor (n,)."""
-    steps = torch.as_tensor(np.asarray(step))
+    steps = torch.as_tensor(np.array(step))  # a copy, as xarray's coordinates are read-only
     if steps.shape not in ((), (n,)):
         raise ValueError(f"step must be an int or have shape ({n},), one for each row, got {tuple(steps.shape)}")
     return steps.expand(n) if steps.ndim == 0 else steps
