@@ -1,0 +1,54 @@
+"""What the command lines of this project share: a table of commands, help that answers at once, one line for errors."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping, Sequence
+
+
+def run_command(program: str, commands: Mapping[str, tuple[str, str]], argv: Sequence[str] | None = None) -> int:
+    """Run one of `commands`; returns the exit status: 2 for bad input, with one line on stderr and no traceback.
+
+    Parameters
+    ----------
+    program : str
+        The package: ``python -m program COMMAND …``.
+    commands : mapping
+        Command → (the function that takes its arguments, as "module:function"; what it does). A function takes the
+        list of arguments after the command and returns the exit status or None; bad input is raised as ValueError,
+        KeyError or OSError with one clear line. Its module is imported only when the command is called.
+    argv : sequence of str, optional
+        The arguments; those of the process by default.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help(program, commands))
+        return 0 if arguments else 2
+    name, *rest = arguments
+    if name not in commands:
+        return _fail(program, f"there is no command {name!r}; choose from {', '.join(commands)}")
+    module, function = commands[name][0].split(":")
+    try:
+        return getattr(importlib.import_module(module), function)(rest) or 0
+    except BrokenPipeError:  # `… | head` has seen enough; nothing more must be written at exit
+        sys.stdout = None
+        return 0
+    except KeyError as error:
+        return _fail(program, error.args[0] if error.args else repr(error))
+    except (ValueError, OSError) as error:
+        return _fail(program, error)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _help(program: str, commands: Mapping[str, tuple[str, str]]) -> str:
+    width = max(map(len, commands))
+    lines = [f"usage: python -m {program} COMMAND …", "", "commands:"]
+    lines += [f"  {name:<{width}}  {text}" for name, (_, text) in commands.items()]
+    return "\n".join([*lines, "", f"python -m {program} COMMAND --help says more about each."])
+
+
+def _fail(program: str, message: object) -> int:
+    print(f"{program}: {' '.join(str(message).split())}", file=sys.stderr)
+    return 2
