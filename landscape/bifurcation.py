@@ -17,7 +17,8 @@ def bifurcation_diagram(signal: xr.DataArray, window: int = 64, *, rtol: float =
     """Change of a signal from step to step, and the period of its orbit in a sliding window that ends at each step.
 
     The orbit period is the smallest p in 1 … 16 with RMS(x_t − x_{t−p}) ≤ rtol · std over the window after its linear
-    trend is removed; 1 is smooth motion, or rest.
+    trend is removed. What stays below the trend's change per step does not count either: such a signal still moves one
+    way, however it ripples. So 1 is smooth motion, or rest.
 
     Parameters
     ----------
@@ -83,8 +84,9 @@ def _orbit_periods(windows: np.ndarray, rtol: float) -> np.ndarray:
     # A rise that rounding alone explains is none.
     rounding = 8 * np.finfo(float).eps * np.abs(windows).max(axis=1)
     centred = windows - windows.mean(axis=1, keepdims=True)
-    detrended = centred - np.outer(centred @ time / (time @ time), time)
-    limit = rtol * detrended.std(axis=1) + rounding
+    slope = centred @ time / (time @ time)
+    detrended = centred - np.outer(slope, time)
+    limit = np.maximum(rtol * detrended.std(axis=1), np.abs(slope) * (time[1] - time[0])) + rounding
     period = np.zeros(n_rows)
     for p in range(length // 2, 0, -1):
         rms = np.sqrt(np.mean((detrended[:, p:] - detrended[:, :-p]) ** 2, axis=1))
