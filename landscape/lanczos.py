@@ -230,6 +230,8 @@ def _overlap_bound(block: np.ndarray, betas: list[float], mu: float) -> float:
     for alpha, following in zip(np.diag(block), betas, strict=True):
         previous, current, beta = current, ((mu - alpha) * current - beta * previous) / following, following
         total += current**2
+        if total > 1e100:  # a bound already, and tiny enough; further terms might overflow
+            break
     return total**-0.5
 
 
