@@ -140,7 +140,7 @@ def project(objective, checkpoints: xr.Dataset, plane: xr.Dataset) -> xr.Dataset
         losses.append(objective.losses(params, steps).cpu().numpy())
     alpha, beta = np.concatenate(coordinates).T
     at = {name: xr.DataArray(values, dims="step") for name, values in (("alpha", alpha), ("beta", beta))}
-    plane_loss = plane.loss.interp(at).values
+    plane_loss = plane.loss.reset_coords(drop=True).interp(at).values
     return xr.Dataset(
         {
             "alpha": ("step", alpha, dict(plane.alpha.attrs)),
