@@ -87,7 +87,7 @@ def top_eigenpairs(
     Raises
     ------
     ValueError
-        For k outside 1 … n, an unknown `which`, checkpoints of another model.
+        For k outside 1 … n, `max_products` below k, an unknown `which`, checkpoints of another model.
 
     Warns
     -----
@@ -97,7 +97,7 @@ def top_eigenpairs(
     single = "step" not in checkpoints.dims
     checkpoints = rows(checkpoints, objective)
     n, n_steps = objective.n_params, checkpoints.sizes["step"]
-    _check(k, n, tol, which)
+    _check(k, n, tol, which, max_products)
     settings = Settings(
         k=k,
         tol=tol,
@@ -116,13 +116,15 @@ def top_eigenpairs(
     return eigs.isel(step=0) if single else eigs
 
 
-def _check(k: int, n: int, tol: float, which: str) -> None:
+def _check(k: int, n: int, tol: float, which: str, max_products: int | None) -> None:
     if not 1 <= k <= n:
         raise ValueError(f"k must be between 1 and {n}, the number of parameters, got {k}")
     if not tol > 0:
         raise ValueError(f"tol must be positive, got {tol}")
     if which not in ("LA", "SA"):
         raise ValueError(f'which must be "LA" (largest algebraic) or "SA" (smallest algebraic), got {which!r}')
+    if max_products is not None and max_products < k:
+        raise ValueError(f"max_products must be at least k = {k}, got {max_products}")
 
 
 def _solve(objective, params: torch.Tensor, steps: np.ndarray, settings: Settings, sign: float, seed: int):
