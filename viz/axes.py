@@ -64,7 +64,7 @@ def label_x(ax: Axes, text: str) -> None:
     spec = ax.get_subplotspec()
     shared = len(ax.get_shared_x_axes().get_siblings(ax)) > 1
     if not (shared and spec is not None and not spec.is_last_row()):
-        ax.set_xlabel(text)
+        ax.set_xlabel(text[:1].upper() + text[1:])
 
 
 def label_y(ax: Axes, text: str) -> None:
@@ -72,6 +72,7 @@ def label_y(ax: Axes, text: str) -> None:
     spec = ax.get_subplotspec()
     shared = len(ax.get_shared_y_axes().get_siblings(ax)) > 1
     if not (shared and spec is not None and not spec.is_first_col()):
+        text = text[:1].upper() + text[1:]
         ax.set_ylabel(textwrap.fill(text, 24) if "$" not in text else text)
 
 

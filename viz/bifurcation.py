@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import SymmetricalLogLocator
 
 from viz.axes import MANY, label_x, label_y, legend_above, own_figure, step_axis
 from viz.dataset import coordinate, label, read
@@ -60,6 +61,7 @@ def plot_bifurcation_diagram(
     present = _dots(ax, step, values, period)
     if scale == "symlog":
         ax.set_yscale("symlog", linthresh=linear_within or 1e-4)
+        ax.yaxis.set_major_locator(SymmetricalLogLocator(base=100, linthresh=linear_within or 1e-4))
     draw_onsets_within(ax, onsets, step)
     ax.margins(x=0.01)
     step_axis(ax, label(change["step"], "step"))

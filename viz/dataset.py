@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import xarray as xr
 
@@ -47,7 +49,9 @@ def coordinate(variable: xr.DataArray | xr.Dataset, dim: str) -> np.ndarray:
 
 
 def label(variable: xr.DataArray, fallback: str, *, units: bool = True) -> str:
-    """Text for an axis: attrs "long_name", else `fallback`, and attrs "units" in brackets."""
+    """Text for an axis: attrs "long_name", else `fallback`, and attrs "units" in brackets; "v1", "v_i" as symbols."""
     text = str(variable.attrs.get("long_name") or fallback)
+    text = re.sub(r"\bv_?(\d|i)\b(?!\$)", r"$v_\1$", text) if "$" not in text else text
+    text = text[:1].upper() + text[1:]
     unit = str(variable.attrs.get("units") or "")
     return f"{text} ({unit})" if units and unit not in ("", "1", "dimensionless") else text

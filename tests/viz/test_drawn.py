@@ -27,8 +27,8 @@ def test_history_panels_hold_the_recorded_values(history, keep):
     np.testing.assert_array_equal(drawn(accuracy, "training").get_ydata(), history.accuracy)
     np.testing.assert_array_equal(drawn(accuracy, "validation").get_ydata(), history.validation_accuracy)
     assert (loss.get_yscale(), accuracy.get_yscale()) == ("log", "linear")
-    assert [ax.get_xlabel() for ax in (weights, loss, accuracy)] == ["", "", "step (updates)"]
-    assert (loss.get_ylabel(), accuracy.get_ylabel()) == ("loss", "accuracy")
+    assert [ax.get_xlabel() for ax in (weights, loss, accuracy)] == ["", "", "Step (updates)"]
+    assert (loss.get_ylabel(), accuracy.get_ylabel()) == ("Loss", "Accuracy")
 
 
 def test_history_draws_in_given_axes(history, onsets, new_axes):
@@ -165,7 +165,7 @@ def test_attractor_holds_every_iterate_at_its_control(frozen, keep):
     ax = keep(viz.plot_attractor_diagram(frozen))
     expected = [[c, v] for c, row in zip(frozen.control, frozen.projection, strict=True) for v in row]
     np.testing.assert_array_equal(np.concatenate([artist.get_xydata() for artist in ax.lines]), expected)
-    assert ax.get_xlabel() == "phase"
+    assert ax.get_xlabel() == "Phase"
 
 
 def test_onset_curvature_is_relative_to_the_threshold(curved, keep):
