@@ -130,6 +130,7 @@ def project(objective, checkpoints: xr.Dataset, plane: xr.Dataset) -> xr.Dataset
         linearly, NaN outside the grid; all (step).
     """
     checkpoints = rows(checkpoints, objective)
+    plane = plane.transpose("axis", "alpha", "beta", "param", ..., missing_dims="ignore")
     center, axes = objective.as_params(plane.center.values), objective.as_params(plane.direction.values)
     coordinates, distances, losses = [], [], []
     for steps, params in batches(checkpoints, objective, 64, "projection"):
@@ -139,7 +140,10 @@ def project(objective, checkpoints: xr.Dataset, plane: xr.Dataset) -> xr.Dataset
         distances.append((moved - inside @ axes).norm(dim=-1).cpu().numpy())
         losses.append(objective.losses(params, steps).cpu().numpy())
     alpha, beta = np.concatenate(coordinates).T
-    at = {name: xr.DataArray(values, dims="step") for name, values in (("alpha", alpha), ("beta", beta))}
+    at = {
+        name: xr.DataArray(_onto_border(values, plane[name].values), dims="step")
+        for name, values in (("alpha", alpha), ("beta", beta))
+    }
     plane_loss = plane.loss.reset_coords(drop=True).interp(at).values
     return xr.Dataset(
         {
@@ -187,6 +191,12 @@ def _orthonormal(array: np.ndarray) -> tuple[np.ndarray, bool]:
 def _grid(half_width: float, n: int) -> np.ndarray:
     """`n` equidistant points, symmetric to the last bit: exactly 0 at the centre, where linspace may leave 1e-17."""
     return half_width * ((2 * np.arange(n) - (n - 1)) / (n - 1))
+
+
+def _onto_border(values: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    """`values` with those that only rounding puts outside the grid moved onto its border."""
+    inside = values.clip(grid.min(), grid.max())
+    return np.where(np.abs(values - inside) <= 1e-6 * np.ptp(grid), inside, values)
 
 
 def _pair(value) -> tuple:
