@@ -99,8 +99,9 @@ def motion(checkpoints: xr.Dataset) -> xr.Dataset:
     steps = checkpoints.step.values
     norm, cosine = np.full(len(steps), np.nan), np.full(len(steps), np.nan)
     before, update_before = None, None
+    trajectory = checkpoints.params.transpose("step", "param")
     for start in range(0, len(steps), 256):
-        for row, params in enumerate(checkpoints.params.isel(step=slice(start, start + 256)).values, start):
+        for row, params in enumerate(trajectory.isel(step=slice(start, start + 256)).values, start):
             consecutive = row > 0 and steps[row] == steps[row - 1] + 1
             update = params - before if consecutive else None
             if update is not None:
