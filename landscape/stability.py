@@ -32,4 +32,4 @@ def stability_threshold(attrs: Mapping) -> float:
     optimizer, learning_rate = attrs.get("optimizer"), attrs.get("learning_rate")
     if optimizer not in ("gd", "sgd", "momentum") or learning_rate is None:
         return math.nan
-    return 2 * (1 + float(attrs.get("momentum", 0.0))) / float(learning_rate)
+    return 2 * (1 + float(attrs.get("momentum") or 0.0)) / float(learning_rate)
