@@ -66,7 +66,7 @@ class CrossEntropy(ClassWeightedLoss):
         """Class losses F_i = −(1/P) Σ_{j: y_j = i} log softmax(z_j)_i, shape (class,)."""
         check_shapes(outputs, targets, self.n_classes)
         log_p = torch.log_softmax(outputs, dim=-1)
-        one_hot = torch.nn.functional.one_hot(targets, self.n_classes).to(log_p)
+        one_hot = torch.nn.functional.one_hot(targets.long(), self.n_classes).to(log_p)
         return -(one_hot * log_p).sum(0) / len(targets)
 
 
@@ -120,5 +120,5 @@ def check_shapes(outputs: torch.Tensor, targets: torch.Tensor, n_classes: int) -
         raise ValueError(f"outputs must have shape (n_samples, {n_classes}), got {tuple(outputs.shape)}")
     if targets.shape != outputs.shape[:1]:
         raise ValueError(f"targets must have shape ({outputs.shape[0]},), got {tuple(targets.shape)}")
-    if targets.dtype.is_floating_point:
+    if targets.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
         raise ValueError(f"targets must be class numbers of an integer type, got {targets.dtype}")
