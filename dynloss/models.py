@@ -57,7 +57,8 @@ def mlp(n_inputs: int, width: int, n_classes: int, *, seed: int = 0, dtype: torc
     >>> sum(p.numel() for p in mlp(n_inputs=2, width=100, n_classes=3).parameters())
     603
     """
-    model = MLP(n_inputs, width, n_classes, dtype)
+    with torch.random.fork_rng(devices=[]):  # torch's own layers draw parameters, which are replaced below
+        model = MLP(n_inputs, width, n_classes, dtype)
     rng = np.random.default_rng(seed)  # numpy's streams do not change with the version of torch, or the device
     with torch.no_grad():
         for layer in (model.hidden, model.output):
