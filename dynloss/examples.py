@@ -68,7 +68,8 @@ def example_run(name: str = "cascade", *, folder: str | os.PathLike | None = Non
     if path.exists():
         return path
     folder.mkdir(parents=True, exist_ok=True)
-    print(f"Training the example run {name!r}: about a minute, once; kept in {folder}", file=sys.stderr)
+    if sys.stderr.isatty():  # like the progress bar: not into pages and logs
+        print(f"Training the example run {name!r}: about a minute, once; kept in {folder}", file=sys.stderr)
     unfinished = path.with_suffix(".part")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -25,7 +25,9 @@ live = landscape.bifurcation_diagram(history.loss).sel(step=zoom)
 
 with viz.style():
     figure, axes = plt.subplots(3, 1, figsize=(6.9, 5.4), sharex=True, layout="constrained")
-    viz.plot_history(history.sel(step=zoom), axes[0], variable="loss", onsets=onsets, linewidth=0.4)
+    viz.plot_history(
+        history.sel(step=zoom), axes[0], variable="loss", onsets=onsets, linewidth=0.4
+    )
     viz.plot_bifurcation_diagram(live, axes[1], onsets=onsets)
     viz.plot_eigenvalues(run.eigenpairs.sel(step=zoom), axes[2], onsets=onsets)
     for ax in axes[:-1]:
@@ -42,7 +44,11 @@ period = live.orbit_period
 for value in (1, 2, 4, 8, 0):
     at = period.step.values[period.values == value]
     name = f"period {value}" if value else "no period of up to 32 steps"
-    print(f"{name:<28} {len(at):4d} steps, the first at step {at[0]}" if len(at) else f"{name:<28} none")
+    print(
+        f"{name:<28} {len(at):4d} steps, the first at step {at[0]}"
+        if len(at)
+        else f"{name:<28} none"
+    )
 
 # %%
 # Further eigenvalues at the threshold
@@ -52,7 +58,9 @@ for value in (1, 2, 4, 8, 0):
 pairs = run.eigenpairs.sel(step=zoom)
 for name, first in (("period 2", 2), ("period 4", 4)):
     begins = int(period.step.values[np.argmax(period.values == first)])
-    two = pairs.eigenvalue.sel(step=[begins, begins + 1]) / pairs.threshold.sel(step=[begins, begins + 1])
+    two = pairs.eigenvalue.sel(step=[begins, begins + 1]) / pairs.threshold.sel(
+        step=[begins, begins + 1]
+    )
     high, low = two.max("step").values, two.min("step").values
     text = ", ".join(f"{a:.2f} … {b:.2f}" for a, b in zip(low, high, strict=True))
     print(f"{name} at step {begins}: λ_1, λ_2, λ_3 over the threshold: {text}")

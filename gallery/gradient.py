@@ -21,7 +21,9 @@ import viz
 run = landscape.open_run(dynloss.example_run("cascade"))
 objective = dynloss.objective(run)
 onsets = landscape.find_onsets(run.history)
-grads = landscape.gradient_decomposition(objective, run.checkpoints, run.eigenpairs.isel(mode=[0, 1]))
+grads = landscape.gradient_decomposition(
+    objective, run.checkpoints, run.eigenpairs.isel(mode=[0, 1])
+)
 
 with viz.style():
     figure, axes = plt.subplots(2, 1, figsize=(6.9, 4.2), sharex=True, layout="constrained")
@@ -47,4 +49,5 @@ for first, last in ((0.55, 0.65), (0.85, 0.90)):
         f"dominant fraction {float(medians[first].dominant_fraction):.3f}, "
         f"norm outside {float(medians[first].bulk_norm):.5f}"
     )
-print(f"the outside part grows by a factor of {float(medians[0.85].bulk_norm / medians[0.55].bulk_norm):.1f}")
+growth = float(medians[0.85].bulk_norm / medians[0.55].bulk_norm)
+print(f"the outside part grows by a factor of {growth:.1f}")

@@ -51,7 +51,8 @@ plt.show()
 # In the first half of each period the loss and the eigenvalues fall while the accuracy hardly moves. In the second
 # half the loss rises although every step descends, and oscillations set in:
 for step, phase in zip(onsets.onset_step.values, onsets.onset_phase.values, strict=True):
-    print(f"onset of oscillation at step {step}: phase {phase:.3f} of period {step // 5000}")
+    print(f"oscillation from step {step} on: phase {phase:.3f} of period {step // 5000}")
 
 last = history.isel(step=-1)
-print(f"training accuracy {float(last.accuracy):.3f}, validation accuracy {float(last.validation_accuracy):.3f}")
+print(f"training accuracy at the end:   {float(last.accuracy):.3f}")
+print(f"validation accuracy at the end: {float(last.validation_accuracy):.3f}")

@@ -25,7 +25,12 @@ planes, paths = [], []
 for step in moments:
     checkpoint, eigs = run.checkpoints.sel(step=step), run.eigenpairs.sel(step=step)
     plane = landscape.plane_slice(
-        objective, checkpoint, eigs.isel(mode=[0, 1]), half_width=0.6, n_points=41, terms=True
+        objective,
+        checkpoint,
+        eigs.isel(mode=[0, 1]),
+        half_width=0.6,
+        n_points=41,
+        terms=True,
     )
     around = run.checkpoints.sel(step=slice(step - 10, step + 9))
     planes.append(plane)
@@ -34,9 +39,13 @@ for step in moments:
 lowest = min(float(plane.loss.min()) for plane in planes)
 levels = np.geomspace(lowest, lowest * 16, 25)
 with viz.style():
-    figure, axes = plt.subplots(1, 5, figsize=(7.0, 1.75), sharex=True, sharey=True, layout="compressed")
+    figure, axes = plt.subplots(
+        1, 5, figsize=(7.0, 1.75), sharex=True, sharey=True, layout="compressed"
+    )
     for i, (ax, plane, path) in enumerate(zip(axes, planes, paths, strict=True)):
-        viz.plot_plane_slice(plane, ax, levels=levels, scale="log", lines=False, colorbar=i == 4)
+        viz.plot_plane_slice(
+            plane, ax, levels=levels, scale="log", lines=False, colorbar=i == 4
+        )
         viz.plot_path(path, ax, size=8)
         if i:
             ax.set_ylabel("")
@@ -52,8 +61,9 @@ plt.show()
 print("  step   along v1  along v2  off plane   |plane's loss − own|")
 for step, path in zip(moments, paths, strict=True):
     extent = [float(np.ptp(path[name].values)) for name in ("alpha", "beta")]
+    off = float(path.off_plane.max())
     error = float(abs(path.plane_loss - path.loss).max())
-    print(f"{step:6d} {extent[0]:10.4f} {extent[1]:9.4f} {float(path.off_plane.max()):10.4f} {error:15.4f}")
+    print(f"{step:6d} {extent[0]:10.4f} {extent[1]:9.4f} {off:10.4f} {error:15.4f}")
 
 # %%
 # The same section at other phases
@@ -63,13 +73,20 @@ for step, path in zip(moments, paths, strict=True):
 loss = dynloss.DynamicalCrossEntropy(n_classes=3, amplitude=70, period=5000)
 phases = (0.02, 0.25, 0.5, 0.75, 0.98)
 with viz.style():
-    figure, axes = plt.subplots(1, 5, figsize=(7.0, 1.75), sharex=True, sharey=True, layout="compressed")
-    turned = [landscape.reweight(planes[0], loss.class_weights(int(5000 + 5000 * phase))) for phase in phases]
+    figure, axes = plt.subplots(
+        1, 5, figsize=(7.0, 1.75), sharex=True, sharey=True, layout="compressed"
+    )
+    turned = [
+        landscape.reweight(planes[0], loss.class_weights(int(5000 + 5000 * phase)))
+        for phase in phases
+    ]
     lowest = min(float(plane.loss.min()) for plane in turned)
     highest = max(float(plane.loss.max()) for plane in turned)
     for i, (ax, plane, phase) in enumerate(zip(axes, turned, phases, strict=True)):
         levels = np.geomspace(lowest, highest, 25)
-        viz.plot_plane_slice(plane, ax, levels=levels, scale="log", lines=False, colorbar=i == 4, title=False)
+        viz.plot_plane_slice(
+            plane, ax, levels=levels, scale="log", lines=False, colorbar=i == 4, title=False
+        )
         ax.set_title(f"phase {phase}")
         if i:
             ax.set_ylabel("")

@@ -51,4 +51,6 @@ print(f"measured / harmonic width before the onset: {ratio.min():.2f} … {ratio
 # -------------
 # The valley is not symmetric: the distances from its floor to either wall differ.
 share = (at.left / at.width).values
-print(f"share of the left wall in the width: {np.nanmin(share):.2f} … {np.nanmax(share):.2f}")
+print(
+    f"share of the left wall in the width: {np.nanmin(share):.2f} … {np.nanmax(share):.2f}"
+)

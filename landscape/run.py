@@ -174,8 +174,8 @@ class Run:
 
     def __repr__(self) -> str:
         if not self._handle.is_open:
-            return f"<Run {self.path}: {self.status}, closed>"
-        lines = [f"<Run {self.path}: {self.status}"]
+            return f"<Run {self.path.name}: {self.status}, closed>"
+        lines = [f"<Run {self.path.name}: {self.status}"]
         history, checkpoints = self.history, self.checkpoints
         lines.append(f"  steps        {_span(history)}")
         params = checkpoints["params"]

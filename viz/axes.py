@@ -133,3 +133,4 @@ def legend_above(ax: Axes, extra: Sequence[Line2D] = ()) -> None:
     for handle in legend.legend_handles:
         if isinstance(handle, Line2D):
             handle.set_markersize(max(handle.get_markersize(), 3.5))
+            handle.set_linewidth(max(handle.get_linewidth(), 0.8))

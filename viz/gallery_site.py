@@ -91,6 +91,7 @@ def build_site(
     }
     if not sys.stderr.isatty():
         nocolor()
+    started = time.perf_counter()  # scripts run while Sphinx starts
     with patch_docutils(), docutils_namespace():
         app = Sphinx(
             source,
@@ -102,7 +103,6 @@ def build_site(
             status=None,
             warning=sys.stderr,
         )
-        started = time.perf_counter()
         app.build()
     failed = app.config.sphinx_gallery_conf["failing_examples"]
     print(f"pages written, {time.perf_counter() - started - _state['spent']:.1f} s", flush=True)
