@@ -16,7 +16,7 @@ from landscape.stability import stability_threshold
 POINTS_PER_BATCH = 32
 ROWS_PER_BATCH = 64
 GROWTH = 1.3
-"""Each step outwards in search of a wall is so much longer than the one before, so a second wall is not jumped to."""
+"""Each step outwards in search of a floor or wall is so much longer than the one before, so none is jumped over."""
 
 RELATIVE_TOLERANCE = 1e-7
 """Of positions along a line; a minimum is known no better than to the square root of rounding."""
@@ -35,7 +35,8 @@ def valley_width(
     On the line F(θ + s v_i, t), the floor is the local minimum reached downhill from the checkpoint; the walls are the
     nearest places to its left and right where the loss is floor_loss + ΔF. The walls of a quadratic valley of curvature
     λ are 2√(2ΔF/λ) apart, the harmonic width; at the stability threshold that is the stable width (2√(ηΔF) for gradient
-    descent): in a narrower valley the step no longer fits.
+    descent): in a narrower valley the step no longer fits. Floor and walls are searched for in steps that begin
+    at a 32nd of the harmonic width and grow by 1.3 outwards; ridges thinner than a step may be stepped over.
 
     Parameters
     ----------
@@ -76,7 +77,7 @@ def valley_width(
         pairs = eigs.isel(step=slice(done, done + len(steps)))
         vectors = objective.as_vectors(pairs.eigenvector.transpose("step", "mode", "param").values)
         loss = _line_loss(objective, params, vectors, steps)
-        scale = _first_steps(pairs.eigenvalue.transpose("step", "mode").values.ravel(), rises[0], half_width)
+        scale = _first_steps(pairs.eigenvalue.transpose("step", "mode").values.ravel(), rises.min(), half_width)
         for name, values in zip(found, _valleys(loss, scale, rises, half_width), strict=True):
             found[name].append(values.reshape(len(steps), -1, *values.shape[1:]))
         done += len(steps)
@@ -104,27 +105,21 @@ def _line_loss(objective, params: torch.Tensor, vectors: torch.Tensor, steps: np
 
 def _first_steps(eigenvalue: np.ndarray, rise: float, half_width: float) -> np.ndarray:
     """A small part of each valley, (line,), to begin the searches with."""
-    harmonic = np.sqrt(2 * rise / np.maximum(eigenvalue, 2 * rise / half_width**2))
+    harmonic = np.sqrt(2 * rise / np.maximum(np.abs(eigenvalue), 2 * rise / half_width**2))
     return np.where(np.isfinite(harmonic), harmonic, half_width) / 16
 
 
 def _valleys(loss: Callable, scale: np.ndarray, rises: np.ndarray, half_width: float):
     """``floor``, ``floor_loss`` (line,) and distances ``left``, ``right`` (line, rise)."""
     lines = np.arange(len(scale), dtype=float)
+    walled = _walled(loss, half_width)
     bracket = elementwise.bracket_minimum(
-        loss,
-        np.zeros(len(scale)),
-        xl0=-scale,
-        xr0=scale,
-        xmin=np.full(len(scale), -half_width),
-        xmax=np.full(len(scale), half_width),
-        factor=1.5,
-        args=(lines,),
+        walled, np.zeros(len(scale)), xl0=-scale, xr0=scale, factor=GROWTH, args=(lines,)
     )
     minimum = elementwise.find_minimum(
-        loss, bracket.bracket, args=(lines,), tolerances={"xrtol": RELATIVE_TOLERANCE, "xatol": 1e-9, "fatol": 0}
+        walled, bracket.bracket, args=(lines,), tolerances={"xrtol": RELATIVE_TOLERANCE, "xatol": 1e-9, "fatol": 0}
     )
-    there = bracket.success & minimum.success
+    there = bracket.success & minimum.success & (np.abs(minimum.x) < (1 - 1e-6) * half_width)
     floor, floor_loss = (np.where(there, values, np.nan) for values in (minimum.x, minimum.f_x))
     walls = [np.full((len(scale), len(rises)), np.nan) for _ in range(2)]
     line, which = (index.ravel() for index in np.indices((len(scale), len(rises))))
@@ -143,14 +138,26 @@ def _wall(loss, floor, floor_loss, side, scale, rises, line, which, half_width) 
         at, level = line.astype(int), which.astype(int)
         return loss(floor[at] + side * distance, line) - (floor_loss[at] + rises[level])
 
+    walled = _walled(above, half_width)
     args = (line.astype(float), which.astype(float))
     zero = np.zeros(len(line))
-    bracket = elementwise.bracket_root(
-        above, zero, xr0=scale[line], xmin=zero, xmax=np.full(len(line), half_width), factor=GROWTH, args=args
-    )
+    bracket = elementwise.bracket_root(walled, zero, xr0=scale[line], xmin=zero, factor=GROWTH, args=args)
     ends = tuple(np.where(bracket.success, end, zero) for end in bracket.bracket)
-    root = elementwise.find_root(above, ends, args=args, tolerances={"xrtol": RELATIVE_TOLERANCE, "xatol": 0})
-    return np.where(bracket.success & root.success, root.x, np.nan)
+    root = elementwise.find_root(walled, ends, args=args, tolerances={"xrtol": RELATIVE_TOLERANCE, "xatol": 0})
+    return np.where(bracket.success & root.success & (root.x <= half_width), root.x, np.nan)
+
+
+def _walled(function: Callable, half_width: float) -> Callable:
+    """`function` up to `half_width`, rising beyond it, so that every search ends.
+
+    With limits of their own, scipy's searches would leap a third of the way to them in one step, over nearer walls.
+    """
+
+    def walled(position, *args):
+        beyond = np.maximum(np.abs(position) - half_width, 0)
+        return function(np.clip(position, -half_width, half_width), *args) + beyond
+
+    return walled
 
 
 def _dataset(found: dict[str, np.ndarray], checkpoints: xr.Dataset, eigs: xr.Dataset, rises: np.ndarray) -> xr.Dataset:
