@@ -22,15 +22,18 @@ def main(argv: list[str]) -> None:
         prog="python -m landscape inspect", description="Say what a run file or a Dataset file holds."
     )
     parser.add_argument("file", help="a run file, or a file that save_dataset wrote")
+    parser.add_argument("--step", type=int, metavar="N", help="say what a run recorded at this step")
     options = parser.parse_args(argv)
-    print(describe(options.file))
+    print(describe(options.file, options.step))
 
 
-def describe(path: str | os.PathLike) -> str:
-    """Text that says what the file `path` holds, whether it is a run or a Dataset.
+def describe(path: str | os.PathLike, step: int | None = None) -> str:
+    """Text that says what the file `path` holds, whether it is a run or a Dataset; or what a run holds of one step.
 
     Raises
     ------
+    KeyError
+        If the step was not recorded.
     FileNotFoundError
         If there is no such file.
     RunFormatError
@@ -41,7 +44,9 @@ def describe(path: str | os.PathLike) -> str:
 
     if is_run_file(path):
         with Run(path) as run:
-            return describe_run(run)
+            return describe_run(run) if step is None else describe_step(run, step)
+    if step is not None:
+        raise ValueError(f"{path} is not a run file; --step is for runs")
     dataset = load_dataset(path, lazy=True)
     try:
         return "\n".join([f"{path}: Dataset, {_size(path)}", *_dataset(dataset)])
@@ -81,6 +86,33 @@ def describe_run(run: Run) -> str:
     for i, (name, data) in enumerate(run.data.items()):
         shapes = ", ".join(f"{key} {dict(value.sizes)} {value.dtype}" for key, value in data.items())
         lines.append(_row("data" if not i else "", f"{name}: {shapes}"))
+    return "\n".join(lines)
+
+
+def describe_step(run: Run, step: int) -> str:
+    """Text that says what an open run holds of one step: scalars, and which checkpoint and eigenpairs."""
+    from landscape.run import at_step
+
+    row = at_step(run.history, step)
+    width = max((len(str(name)) for name in row.data_vars), default=0)
+    lines = [f"{run.path}: step {step}"]
+    for i, (name, value) in enumerate(row.data_vars.items()):
+        numbers = ", ".join(f"{number:.9g}" for number in value.values.ravel())
+        lines.append(_row("history" if not i else "", f"  {name:<{width}}  {numbers}"))
+    for name, table in (("checkpoint", run.checkpoints), ("eigenpairs", run.eigenpairs)):
+        if table is None:
+            continue
+        try:
+            found = at_step(table, step)
+        except KeyError as error:
+            lines.append(_row(name, error.args[0]))
+            continue
+        if name == "eigenpairs":
+            pairs = zip(found["eigenvalue"].values, found["residual"].values, strict=True)
+            text = ", ".join(f"{value:.9g} (residual {residual:.1e})" for value, residual in pairs)
+        else:
+            text = f"saved, ‖θ‖ = {float((found['params'].values ** 2).sum() ** 0.5):.9g}"
+        lines.append(_row(name, text))
     return "\n".join(lines)
 
 

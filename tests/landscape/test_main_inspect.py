@@ -40,6 +40,15 @@ def test_inspect_says_what_a_run_holds(run_file, capsys):
         assert part in text
 
 
+def test_inspect_says_what_a_run_holds_of_one_step(run_file, capsys):
+    assert main(["inspect", str(run_file), "--step", "5"]) == 0
+    text = capsys.readouterr().out
+    assert "loss  5" in text
+    assert "saved, ‖θ‖ = 0" in text
+    assert main(["inspect", str(run_file), "--step", "7"]) == 0
+    assert "step 7 was not recorded; the nearest are 5, 8" in capsys.readouterr().out
+
+
 def test_inspect_says_what_a_dataset_holds(tmp_path, capsys):
     eigs = xr.Dataset({"eigenvalue": (("step", "mode"), [[3.0, 1.0]]), "ok": ("mode", [True, False])}, {"step": [25]})
     save_dataset(eigs.assign_attrs(optimizer="gd"), tmp_path / "eigs.h5")
@@ -49,11 +58,12 @@ def test_inspect_says_what_a_dataset_holds(tmp_path, capsys):
         assert part in text
 
 
-def test_bad_input_gets_one_line_and_status_2(tmp_path, capsys):
+def test_bad_input_gets_one_line_and_status_2(run_file, tmp_path, capsys):
     (tmp_path / "text.h5").write_text("hello")
     for arguments, message in (
         (["inspect", str(tmp_path / "no.h5")], "there is no file"),
         (["inspect", str(tmp_path / "text.h5")], "not an HDF5 file"),
+        (["inspect", str(run_file), "--step", "12"], "step 12 was not recorded; the nearest are 9"),
         (["inspekt"], "there is no command 'inspekt'; choose from inspect"),
     ):
         assert main(arguments) == 2
