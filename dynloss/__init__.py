@@ -9,8 +9,16 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "data": ["spiral"],
+        "schedules": [
+            "DecayingAmplitude",
+            "FunctionSchedule",
+            "SineSchedule",
+            "SquareSchedule",
+            "StaticTail",
+            "TriangleSchedule",
+        ],
         "models": ["mlp"],
-        "losses": ["CrossEntropy", "DynamicalCrossEntropy"],
+        "losses": ["CrossEntropy", "DynamicalCrossEntropy", "DynamicalSquaredError", "SquaredError"],
         "train": ["train"],
         "rebuild": ["objective"],
         "examples": ["example_run"],

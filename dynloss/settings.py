@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-OPTIMIZERS = ("gd",)
+OPTIMIZERS = ("gd", "sgd", "momentum", "rmsprop", "adam")
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class TrainingSettings:
     """
 
     optimizer: str = "gd"
-    """Optimiser: "gd", full-batch gradient descent."""
+    """gd (all samples), sgd (mini-batches), momentum, rmsprop or adam (either)."""
     learning_rate: float = 1.0
     """Learning rate η."""
     n_steps: int = 10_000
@@ -34,7 +34,19 @@ class TrainingSettings:
     tol: float = 1e-4
     """Largest relative residual of the eigenpairs."""
     seed: int = 0
-    """Seed of what is random while training: the starts of the eigensolver."""
+    """Seed of what is random while training: mini-batches, and the starts of the eigensolver."""
+    batch_size: int | None = None
+    """Samples in a mini-batch; none: all samples at once."""
+    momentum: float = 0.9
+    """β of momentum."""
+    beta1: float = 0.9
+    """β1 of adam."""
+    beta2: float = 0.999
+    """β2 of adam."""
+    alpha: float = 0.99
+    """α of rmsprop."""
+    epsilon: float = 1e-8
+    """ε of adam and rmsprop."""
 
     def __post_init__(self):
         object.__setattr__(self, "windows", tuple((int(first), int(stop)) for first, stop in self.windows))
@@ -52,9 +64,22 @@ class TrainingSettings:
                 f"eigenpairs_every must be odd, got {self.eigenpairs_every}: where the motion alternates between two "
                 "states, an even stride sees only one of them"
             )
+        for name in ("momentum", "beta1", "beta2", "alpha"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 0 and less than 1, got {getattr(self, name)}")
+        if not 0 < self.epsilon < float("inf"):
+            raise ValueError(f"epsilon must be a positive number, got {self.epsilon}")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
         for first, stop in self.windows:
             if not 0 <= first < stop:
                 raise ValueError(f"a window is a range of steps (first, stop) with 0 ≤ first < stop, got {first, stop}")
+
+    def optimizer_attrs(self) -> dict[str, float | str]:
+        """The optimiser and its own settings, as `landscape.stability_threshold` reads them."""
+        own = {"momentum": ("momentum",), "rmsprop": ("alpha", "epsilon"), "adam": ("beta1", "beta2", "epsilon")}
+        names = ("optimizer", "learning_rate", *own.get(self.optimizer, ()))
+        return {name: getattr(self, name) for name in names}
 
     def in_window(self, step: int) -> bool:
         """Whether every step around `step` is recorded in full."""

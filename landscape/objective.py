@@ -104,6 +104,12 @@ class Objective:
         for inputs, targets in self.batches:
             yield self.as_inputs(inputs), self.as_inputs(targets), len(targets) / n_samples
 
+    def on(self, inputs: torch.Tensor, targets: torch.Tensor) -> Objective:
+        """The same loss of the same model over other samples, as one batch; shares the model with this one."""
+        other = copy.copy(self)
+        other.batches = self._batches_of(inputs, targets, None)
+        return other
+
     @property
     def n_params(self) -> int:
         """Length n of θ."""

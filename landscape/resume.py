@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ def open_to_resume(
     n_modes: int,
     dtype: np.dtype,
     state: Mapping[str, np.ndarray],
+    optimizer_state: Sequence[str],
 ) -> h5py.File:
     """The run file `path`, open for appending; the caller holds its lock.
 
@@ -45,7 +46,7 @@ def open_to_resume(
     with Run(path) as run:
         if run.status in ("complete", "diverged"):
             raise ValueError(f"{path} is {run.status}; there is nothing to resume. overwrite=True would replace it")
-        differences = _differences(run, layout, history, attrs, n_modes, dtype, state)
+        differences = _differences(run, layout, history, attrs, n_modes, dtype, state, optimizer_state)
         block_rows = int(np.clip(run._handle.file.attrs["block_rows"], 1, 2**20))
         groups = [run._handle.group(name) for name in TABLES if name in run._handle]
         reserve = sum(allocated_by_a_commit(group, block_rows) for group in groups)
@@ -63,7 +64,7 @@ def open_to_resume(
     return file
 
 
-def _differences(run, layout, history, attrs, n_modes, dtype, state) -> list[str]:
+def _differences(run, layout, history, attrs, n_modes, dtype, state, optimizer_state) -> list[str]:
     """What the run in the file is, against what it should be; empty where they agree."""
     checkpoints, stored = run.checkpoints, run._handle
     found = []
@@ -79,6 +80,7 @@ def _differences(run, layout, history, attrs, n_modes, dtype, state) -> list[str
         {name: {dim: size for dim, size in dims.items() if dim != "step"} for name, dims in sizes.items()},
         {name: dict(dims) for name, dims in history.items()},
     )
+    compare("optimizer state", sorted(set(checkpoints.data_vars) - {"params"}), sorted(optimizer_state))
     compare("dtype", checkpoints["params"].dtype, dtype)
     pairs = "eigenpairs" in stored
     compare("number of modes", stored["eigenpairs/mode"].shape[0] if pairs else 0, n_modes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,6 +88,7 @@ def create_run(
     dtype: np.dtype,
     block_rows: int,
     state: Mapping[str, np.ndarray],
+    optimizer_state: Sequence[str],
 ) -> None:
     """Create everything that the empty `file` will ever hold but rows: under SWMR nothing can be created any more."""
     write_root(file, config, producer)
@@ -105,6 +106,7 @@ def create_run(
         for name, dims in history.items()
     }
     params = {"params": (("param",), dtype, {"long_name": "parameters θ"})}
+    params |= {name: (("param",), dtype, {"long_name": name.replace("_", " ")}) for name in optimizer_state}
     pairs = {
         name: (dims, kind or dtype, {"long_name": text}) for name, (dims, kind, text) in EIGENPAIR_VARIABLES.items()
     }

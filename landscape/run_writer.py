@@ -62,6 +62,8 @@ class RunWriter:
         that the file already holds are compared with those appended again, and not stored twice.
     state : mapping, optional
         Arrays of the shapes and types of what `save_state` will save, by name.
+    optimizer_state : sequence of str
+        Names of vectors (n,) of the optimiser that are saved with each checkpoint, such as second_moment.
 
     Attributes
     ----------
@@ -114,6 +116,7 @@ class RunWriter:
         overwrite: bool = False,
         resume: bool = False,
         state: Mapping[str, Any] | None = None,
+        optimizer_state: Sequence[str] = (),
     ):
         self.path = Path(path)
         self.layout = layout
@@ -132,6 +135,7 @@ class RunWriter:
             "n_modes": n_modes,
             "dtype": np.dtype(dtype),
             "state": {name: run_format.to_array(example) for name, example in (state or {}).items()},
+            "optimizer_state": tuple(optimizer_state),
         }
         self._block_seconds = block_seconds
         self._oldest = 0.0
@@ -157,7 +161,9 @@ class RunWriter:
             self._lock.release()
             raise
 
-    def append(self, step: int, params: Any = None, **history: Any) -> None:
+    def append(
+        self, step: int, params: Any = None, *, optimizer_state: Mapping[str, Any] | None = None, **history: Any
+    ) -> None:
         """Record one row of the history, and θ where it is given.
 
         Parameters
@@ -166,6 +172,8 @@ class RunWriter:
             Number of updates made before; must increase from row to row.
         params : tensor or array, shape (n,), optional
             θ at this step: one row of the checkpoints.
+        optimizer_state : mapping of str to tensor or array, shape (n,), optional
+            With θ, the vectors of the optimiser that the writer declared.
         **history : float or array-like
             Values of all variables of the history at this step; NaN and inf are kept as they are. None at all: only
             θ is recorded.
@@ -193,10 +201,15 @@ class RunWriter:
                 except (TypeError, ValueError) as error:
                     raise ValueError(f"{name} must hold numbers of shape {buffer.shape[1:]}: {error}") from None
         if params is not None:
-            theta = run_format.to_array(params)
-            if theta.shape != (self.layout.n_params,):
-                raise ValueError(f"params must have shape ({self.layout.n_params},), got {theta.shape}")
-            saved.buffers["params"][saved.n_buffered] = theta
+            vectors = {"params": params, **(optimizer_state or {})}
+            if vectors.keys() != saved.names:
+                declared = ", ".join(sorted(saved.names - {"params"})) or "nothing"
+                raise ValueError(f"optimizer_state must give {declared}, as the writer declared; got {sorted(vectors)}")
+            for name, vector in vectors.items():
+                array = run_format.to_array(vector)
+                if array.shape != (self.layout.n_params,):
+                    raise ValueError(f"{name} must have shape ({self.layout.n_params},), got {array.shape}")
+                saved.buffers[name][saved.n_buffered] = array
         if history:
             full = rows.push(step)
         if params is not None:

@@ -1,4 +1,4 @@
-"""The cross entropy of a network with one hidden ReLU layer in closed form, batched over checkpoints.
+"""The losses of a network with one hidden ReLU layer in closed form, batched over checkpoints.
 
 With inputs x̃ = (x, 1), W̃ = (W | b), output weights U and the activation mask M_nh = 1 where (W̃ x̃_n)_h > 0, the
 outputs are o_nc = Σ_hi M_nh U_ch W̃_hi x̃_ni + b_c almost everywhere. So the gradient and each Hessian-vector product
@@ -12,19 +12,20 @@ from typing import NamedTuple
 
 import torch
 
+from dynloss.losses import CrossEntropy
 from landscape import Objective
 from landscape.objective import as_steps
 
 
 class NetworkObjective(Objective):
-    """`landscape.Objective` for `dynloss.mlp` with a cross entropy: the same values, without a graph.
+    """`landscape.Objective` for `dynloss.mlp` and the losses of this package: the same values, without a graph.
 
     Parameters
     ----------
     model : dynloss.models.MLP
         All of its parameters trainable.
-    loss_fn : dynloss.CrossEntropy
-        Or `dynloss.DynamicalCrossEntropy`.
+    loss_fn : dynloss.CrossEntropy or dynloss.SquaredError
+        Or their dynamical forms.
     inputs, targets : torch.Tensor
         (P, n_inputs) and (P,); one batch.
     """
@@ -33,6 +34,16 @@ class NetworkObjective(Objective):
 
     def __init__(self, model, loss_fn, inputs: torch.Tensor, targets: torch.Tensor, **options):
         super().__init__(model, loss_fn, inputs, targets, **options)
+        self._keep()
+
+    def on(self, inputs: torch.Tensor, targets: torch.Tensor) -> NetworkObjective:
+        """The same loss of the same model over other samples."""
+        other = super().on(inputs, targets)
+        other._keep()
+        return other
+
+    def _keep(self) -> None:
+        """Keep what every product needs of the samples."""
         ((inputs, targets),) = self.batches
         self._inputs = _extended(inputs)
         one_hot = torch.nn.functional.one_hot(targets, self.loss_fn.n_classes)
@@ -50,13 +61,12 @@ class NetworkObjective(Objective):
         """Losses (E,) and gradients (E, n) for params (E, n); a scalar and (n,) for params (n,)."""
         params = self.as_params(params)
         at = self._expand(params.reshape(-1, self.n_params), step)
-        losses = -(at.weights * self._one_hot * at.log_p).sum((1, 2))
         gradient = self._join(
             (at.output[:, :, None] * at.mixed).sum(1).mT,
             (at.hidden_t[:, None] * at.mixed).sum(2),
             at.slope.sum(2),
         )
-        return (losses, gradient) if params.ndim == 2 else (losses[0], gradient[0])
+        return (at.losses, gradient) if params.ndim == 2 else (at.losses[0], gradient[0])
 
     def linearize(self, params, step) -> Callable[[torch.Tensor], torch.Tensor]:
         """The Hessian at `params` as a product: vectors (E, n) or (E, k, n), for params (n,) also (n,) → same shape."""
@@ -64,7 +74,7 @@ class NetworkObjective(Objective):
         at = self._expand(params.reshape(-1, self.n_params), step)
         n_rows, n_classes, n_inputs, width = at.mixed.shape
         hidden, output = at.hidden_t[:, None, None], at.output[:, None, :, None]  # (E, 1, 1, i, h), (E, 1, c, 1, h)
-        mixed, p, weights = at.mixed[:, None], at.p[:, None], at.weights[:, None]
+        mixed = at.mixed[:, None]
 
         def product(vectors: torch.Tensor) -> torch.Tensor:
             if vectors.shape[: params.ndim - 1] != params.shape[:-1] or vectors.shape[-1] != self.n_params:
@@ -74,7 +84,7 @@ class NetworkObjective(Objective):
             pulled = (output * v_hidden + hidden * v_output).reshape(n_rows, -1, width) @ at.mask
             pulled = pulled.reshape(n_rows, -1, n_classes, n_inputs, pulled.shape[-1])
             change = (pulled * self._inputs).sum(3) + v_bias[..., None]  # of the outputs, (E, k, c, P)
-            bent = weights * p * (change - (p * change).sum(2, keepdim=True))
+            bent = at.bend(change)
             spread = bent[:, :, :, None] * self._inputs
             pushed = spread.reshape(n_rows, -1, spread.shape[-1]) @ at.mask.mT
             pushed = pushed.reshape(n_rows, -1, n_classes, n_inputs, width)
@@ -101,14 +111,18 @@ class NetworkObjective(Objective):
         hidden, output, bias = self._split(params.detach())
         before = hidden @ self._inputs
         mask = (before > 0).to(before)
-        log_p = torch.log_softmax(torch.baddbmm(bias[..., None], output, before * mask), dim=1)
-        class_weights = self.class_weights(as_steps(step, len(params)))
-        weights = ((class_weights / self._one_hot.shape[1]) @ self._one_hot)[:, None]
-        p = log_p.exp()
-        slope = weights * (p - self._one_hot)
+        outputs = torch.baddbmm(bias[..., None], output, before * mask)
+        class_weights = self.class_weights(as_steps(step, len(params))) / self._one_hot.shape[1]
+        if isinstance(self.loss_fn, CrossEntropy):
+            weights = (class_weights @ self._one_hot)[:, None]
+            losses, slope, bend = _cross_entropy(outputs, self._one_hot, weights)
+        else:
+            by_sample = self.loss_fn.weighting == "sample"
+            weights = (class_weights @ self._one_hot)[:, None] if by_sample else class_weights[..., None]
+            losses, slope, bend = _squared_error(outputs, self._one_hot, weights)
         mixed = (slope[:, :, None] * self._inputs).flatten(1, 2) @ mask.mT
         mixed = mixed.unflatten(1, (slope.shape[1], -1))
-        return _State(hidden.mT.contiguous(), output, mask, log_p, p, weights, slope, mixed)
+        return _State(hidden.mT.contiguous(), output, mask, losses, slope, bend, mixed)
 
 
 class _State(NamedTuple):
@@ -117,11 +131,32 @@ class _State(NamedTuple):
     hidden_t: torch.Tensor  # (E, i, h), with the bias last
     output: torch.Tensor  # (E, c, h)
     mask: torch.Tensor  # (E, h, P), 0 or 1
-    log_p: torch.Tensor  # (E, c, P)
-    p: torch.Tensor  # (E, c, P)
-    weights: torch.Tensor  # (E, 1, P), Γ of the sample's class over P
+    losses: torch.Tensor  # (E,)
     slope: torch.Tensor  # (E, c, P), ∂F/∂o
+    bend: Callable[[torch.Tensor], torch.Tensor]  # ∂²F/∂o∂o on changes of the outputs (E, k, c, P)
     mixed: torch.Tensor  # (E, c, i, h), Σ_n M_hn slope_cn x̃_in
+
+
+def _cross_entropy(outputs: torch.Tensor, one_hot: torch.Tensor, weights: torch.Tensor):
+    """Losses (E,), their slope and `bend`, from outputs (E, c, P) and weights (E, 1, P) that hold 1/P."""
+    log_p = torch.log_softmax(outputs, dim=1)
+    p = log_p.exp()
+
+    def bend(change: torch.Tensor) -> torch.Tensor:
+        q = p[:, None]
+        return weights[:, None] * q * (change - (q * change).sum(2, keepdim=True))
+
+    return -(weights * one_hot * log_p).sum((1, 2)), weights * (p - one_hot), bend
+
+
+def _squared_error(outputs: torch.Tensor, one_hot: torch.Tensor, weights: torch.Tensor):
+    """As `_cross_entropy`; weights (E, 1, P) of the samples or (E, c, 1) of the outputs."""
+    difference = outputs - one_hot
+
+    def bend(change: torch.Tensor) -> torch.Tensor:
+        return 2 * weights[:, None] * change
+
+    return (weights * difference**2).sum((1, 2)), 2 * weights * difference, bend
 
 
 def _extended(inputs: torch.Tensor) -> torch.Tensor:
