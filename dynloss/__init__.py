@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "data": ["spiral"],
+        "models": ["mlp"],
         "schedules": [
             "DecayingAmplitude",
             "FunctionSchedule",
@@ -17,8 +18,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "StaticTail",
             "TriangleSchedule",
         ],
-        "models": ["mlp"],
         "losses": ["CrossEntropy", "DynamicalCrossEntropy", "DynamicalSquaredError", "SquaredError"],
+        "samplers": ["OscillatingSampler", "UniformSampler"],
+        "settings": ["TrainingSettings"],
         "train": ["train"],
         "rebuild": ["objective"],
         "examples": ["example_run"],

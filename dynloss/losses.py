@@ -49,7 +49,9 @@ class ClassWeightedLoss:
         return self.class_weights(step).to(terms) @ terms
 
     def config(self) -> dict:
-        """What is needed to build this loss again, as JSON-ready values."""
+        """What is needed to build this loss again, as JSON-ready values; a name alone for subclasses of others."""
+        if LOSSES.get(self.name) is not type(self):
+            return {"name": type(self).__name__}
         schedule = {} if self.schedule is None else {"schedule": self.schedule.config()}
         return {"name": self.name, "n_classes": self.n_classes, **schedule}
 

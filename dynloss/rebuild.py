@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from dynloss.kernels import fastest_objective
-from dynloss.losses import loss_from_config
+from dynloss.losses import LOSSES, loss_from_config
 from dynloss.models import MLP
 from landscape import Objective, Run
 
@@ -47,8 +47,8 @@ def objective(run: Run, *, model: torch.nn.Module | None = None, loss=None, data
         raise ValueError(f"{run.path} holds no data set {dataset!r}; it holds {', '.join(run.data) or 'none'}")
     samples = run.data[dataset]
     inputs, targets = (torch.from_numpy(samples[name].values) for name in ("inputs", "targets"))
-    loss = loss_from_config(run.config.get("loss", {})) if loss is None else loss
-    rebuilt = fastest_objective(_model(run) if model is None else model, loss, inputs, targets)
+    model = _model(run) if model is None else model
+    rebuilt = fastest_objective(model, _loss(run) if loss is None else loss, inputs, targets)
     difference = run.layout.difference(rebuilt.layout)
     if difference:
         raise ValueError(f"this model is not that of {run.path}: {difference}; give the model that was trained")
@@ -60,3 +60,10 @@ def _model(run: Run) -> torch.nn.Module:
     if config.pop("name", None) != "mlp":
         raise ValueError(f"{run.path} trained a model of its own; give it: dynloss.objective(run, model=…)")
     return MLP(**config, dtype=getattr(torch, str(run.checkpoints.params.dtype)))
+
+
+def _loss(run: Run):
+    config = run.config.get("loss", {})
+    if config.get("name") not in LOSSES:
+        raise ValueError(f"{run.path} descended a loss of its own; give it: dynloss.objective(run, loss=…)")
+    return loss_from_config(config)

@@ -1,30 +1,29 @@
-"""Training by full-batch gradient descent on flat parameters, recorded in a run file while it happens."""
+"""Training by gradient descent and its kin on flat parameters, recorded in a run file while it happens."""
 
 from __future__ import annotations
 
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
-import xarray as xr
 from tqdm import tqdm
 
 from dynloss.data import ClassificationData
+from dynloss.eigenpairs import EigenpairRecorder, eigenpairs_before_resuming
 from dynloss.kernels import fastest_objective
+from dynloss.optimizers import RULES
 from dynloss.rebuild import PRODUCER
+from dynloss.samplers import UniformSampler
 from dynloss.settings import TrainingSettings
-from landscape import RunWriter, open_run, top_eigenpairs
+from landscape import RunWriter
 
 STATE_EVERY = 64
 """Steps between the states from which an interrupted run resumes."""
-
-EIGENPAIR_ROWS = 8
-"""Eigenpairs are computed for so many steps at once."""
 
 SCALARS = ("loss", "accuracy", "validation_accuracy", "gradient_norm", "update_norm", "update_cosine")
 
@@ -36,21 +35,15 @@ def train(
     *,
     record: str | os.PathLike,
     validation: ClassificationData | None = None,
-    optimizer: str = "gd",
-    learning_rate: float = 1.0,
-    n_steps: int = 10_000,
-    checkpoint_every: int = 25,
-    eigenpairs: int = 0,
-    eigenpairs_every: int = 25,
-    windows: Sequence[tuple[int, int]] = (),
-    tol: float = 1e-4,
-    seed: int = 0,
+    sampler: Callable[[int], torch.Tensor] | None = None,
     overwrite: bool = False,
     resume: bool = False,
+    **settings,
 ) -> Path:
-    """Train `model` by θ_{t+1} = θ_t − η∇F(θ_t, t) and record the run; afterwards the model holds the last θ.
+    """Train `model`, by default by θ_{t+1} = θ_t − η∇F(θ_t, t), and record it; afterwards the model holds the last θ.
 
-    Row t of the file holds θ_t and what was evaluated at θ_t under the class weights of step t, before the update.
+    Row t of the file holds θ_t and what was evaluated at θ_t under the class weights of step t, before the update:
+    ``loss`` and the accuracies on all samples, ``gradient_norm`` of the gradient that the update uses.
 
     Parameters
     ----------
@@ -59,33 +52,20 @@ def train(
     loss : callable
         ``loss(outputs, targets, step)``, e.g. `dynloss.DynamicalCrossEntropy`.
     data : ClassificationData
-        ``inputs`` (P, …) and integer ``targets`` (P,), or any pair of such tensors; used as one batch.
+        ``inputs`` (P, …) and integer ``targets`` (P,), or any pair of such tensors.
     record : path-like
         The run file to write.
     validation : ClassificationData, optional
         Samples on which validation_accuracy is measured; NaN without.
-    optimizer : str
-        "gd".
-    learning_rate : float
-        Learning rate η.
-    n_steps : int
-        Number of updates.
-    checkpoint_every : int
-        Steps between saved checkpoints; the first and the last state are always saved.
-    eigenpairs : int
-        Number k of top Hessian eigenpairs to record, 0 for none.
-    eigenpairs_every : int
-        Steps between them, an odd number.
-    windows : sequence of (int, int)
-        Ranges (first, stop) of steps in which every checkpoint and its eigenpairs are saved.
-    tol : float
-        Largest relative residual of the eigenpairs.
-    seed : int
-        Seed of the eigensolver's random starts.
+    sampler : callable, optional
+        Mini-batches other than those of ``batch_size``: step → indices of the batch, e.g. `dynloss.OscillatingSampler`.
     overwrite : bool
         Whether an existing file may be replaced.
     resume : bool
         Go on with the interrupted or killed run in `record`, to the same end as an undisturbed one.
+    **settings
+        Fields of `dynloss.TrainingSettings`: optimizer, learning_rate, n_steps, batch_size, checkpoint_every,
+        eigenpairs, eigenpairs_every, windows, seed, …
 
     Returns
     -------
@@ -99,36 +79,40 @@ def train(
     FileExistsError
         If `record` exists and neither `overwrite` nor `resume` is set.
     """
-    settings = TrainingSettings(
-        optimizer, learning_rate, n_steps, checkpoint_every, eigenpairs, eigenpairs_every, tuple(windows), tol, seed
-    )
+    settings = TrainingSettings(**settings)
     objective = fastest_objective(model, loss, *data)
     params = objective.layout.flatten_model(model).to(objective.device, objective.dtype)
-    if eigenpairs > len(params):
-        raise ValueError(f"eigenpairs must be at most {len(params)}, the number of parameters, got {eigenpairs}")
+    if settings.eigenpairs > len(params):
+        raise ValueError(
+            f"eigenpairs must be at most {len(params)}, the number of parameters, got {settings.eigenpairs}"
+        )
     sets = {"training": _checked("data", objective, params, *data)}
     if validation is not None:
         sets["validation"] = _checked("validation", objective, params, *validation)
+    sampler = _sampler(settings, sampler, len(sets["training"][1]))
+    rule = RULES[settings.optimizer](settings)
     nowhere = torch.full_like(params, math.nan)
-    state = {"params": params, "update": nowhere, "update_before": nowhere, "random_state": torch.get_rng_state()}
-    attrs = _attrs(settings, loss, objective.kernel)
-    previous = _eigenpairs_before_resuming(record) if resume and eigenpairs else None
+    motion = {"params": params, "update": nowhere, "update_before": nowhere}
+    state = {**motion, **rule.start(params), "random_state": torch.get_rng_state()}
+    attrs = _attrs(settings, loss, sampler, objective.kernel)
+    previous = eigenpairs_before_resuming(record) if resume and settings.eigenpairs else None
     with RunWriter(
         record,
         objective.layout,
         history=_history(loss),
         attrs=attrs,
-        config={"training": asdict(settings), "model": _config(model), "loss": _config(loss)},
+        config={"training": asdict(settings), "model": _config(model), "loss": _config(loss), **_named(sampler)},
         producer=PRODUCER,
         data=sets,
-        n_modes=eigenpairs,
+        n_modes=settings.eigenpairs,
         dtype=str(objective.dtype).removeprefix("torch."),
         overwrite=overwrite,
         resume=resume,
         state=state,
+        optimizer_state=rule.saved_names,
     ) as writer:
-        pairs = _Eigenpairs(writer, objective, settings, attrs, previous)
-        params, failed_at = _descend(objective, settings, sets, writer, pairs, state)
+        pairs = EigenpairRecorder(writer, objective, settings, attrs, previous)
+        params, failed_at = _descend(objective, settings, rule, sampler, sets, writer, pairs, state)
         writer.finish("complete" if failed_at is None else "diverged")
     with torch.no_grad():
         for name, tensor in objective.layout.unflatten(params).items():
@@ -137,14 +121,14 @@ def train(
     if failed_at is not None:
         warnings.warn(
             f"training diverged: the loss is not finite at step {failed_at}; what was recorded until then is in "
-            f"{record}. A learning_rate below {learning_rate} may help",
+            f"{record}. A learning_rate below {settings.learning_rate} may help",
             RuntimeWarning,
             stacklevel=2,
         )
     return Path(record)
 
 
-def _descend(objective, settings, sets, writer, pairs, state) -> tuple[torch.Tensor, int | None]:
+def _descend(objective, settings, rule, sampler, sets, writer, pairs, state) -> tuple[torch.Tensor, int | None]:
     """Train and record; returns the last θ, and the step at which the loss was not finite, or None."""
     accuracies, weights = _accuracies(objective, sets), _class_weights(objective.loss_fn, settings.n_steps)
     start = 0
@@ -152,106 +136,75 @@ def _descend(objective, settings, sets, writer, pairs, state) -> tuple[torch.Ten
         start = int(writer.state.step)
         state = {name: torch.from_numpy(writer.state[name].values) for name in state}
         torch.set_rng_state(state["random_state"])
-    params, update, before = (state[name].to(objective.device) for name in ("params", "update", "update_before"))
+    state = {name: vector.to(objective.device) for name, vector in state.items() if name != "random_state"}
     progress = tqdm(total=settings.n_steps, initial=start, desc="training", unit="step", delay=1, disable=None)
     with progress:
         for step in range(start, settings.n_steps):
+            params = state["params"]
             if step % STATE_EVERY == 0:
                 pairs.flush()
-                random_state = torch.get_rng_state()
-                now = {"params": params, "update": update, "update_before": before, "random_state": random_state}
-                writer.save_state(step, now)
-            value, gradient = objective.value_and_gradient(params, step)
-            value, norm = float(value), float(update.norm())
+                writer.save_state(step, {**state, "random_state": torch.get_rng_state()})
+            value, gradient = _loss_and_gradient(objective, params, step, sampler, sets["training"])
             row = accuracies(params) | {
                 "loss": value,
                 "gradient_norm": float(gradient.norm()),
-                "update_norm": norm,
-                "update_cosine": _cosine(update, before),
+                "update_norm": float(state["update"].norm()),
+                "update_cosine": _cosine(state["update"], state["update_before"]),
             }
             if weights is not None:
                 row["class_weight"] = weights[step]
             finite = math.isfinite(value)
-            writer.append(step, params if settings.saves_checkpoint(step) or not finite else None, **row)
+            saved = settings.saves_checkpoint(step) or not finite
+            writer.append(step, params if saved else None, optimizer_state=_saved(rule, state), **row)
             if not finite:
                 return params, step
             if settings.saves_eigenpairs(step):
                 pairs.add(step, params)
-            moved = params - settings.learning_rate * gradient
-            params, update, before = moved, moved - params, update
+            moved = rule.update(params, gradient, state, step)
+            state |= {"params": moved, "update": moved - params, "update_before": state["update"]}
             progress.update()
             if step % 100 == 0:
                 progress.set_postfix(loss=f"{value:.4g}", refresh=False)
     pairs.flush()
+    params = state["params"]
     if not params.isfinite().all():
         return params, settings.n_steps
-    writer.append(settings.n_steps, params)
+    writer.append(settings.n_steps, params, optimizer_state=_saved(rule, state))
     return params, None
+
+
+def _saved(rule, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The vectors of the optimiser that are saved with a checkpoint: as they were after the last update."""
+    return {name: state[name] for name in rule.saved_names}
+
+
+def _loss_and_gradient(objective, params, step: int, sampler, training) -> tuple[float, torch.Tensor]:
+    """F(θ, t) over all samples, and the gradient over those that the update uses."""
+    if sampler is None:
+        value, gradient = objective.value_and_gradient(params, step)
+        return float(value), gradient
+    inputs, targets = training
+    batch = torch.as_tensor(sampler(step))
+    return float(objective.loss(params, step)), objective.on(inputs[batch], targets[batch]).gradient(params, step)
+
+
+def _sampler(settings: TrainingSettings, sampler, n_samples: int):
+    """The function step → indices of the mini-batch; None for all samples."""
+    if sampler is not None and settings.batch_size is not None:
+        raise ValueError("give either batch_size or a sampler")
+    if settings.batch_size is not None:
+        sampler = UniformSampler(n_samples, settings.batch_size, seed=settings.seed)
+    if sampler is None and settings.optimizer == "sgd":
+        raise ValueError('optimizer "sgd" draws mini-batches: give batch_size or a sampler, or use "gd"')
+    if sampler is not None and settings.optimizer == "gd":
+        raise ValueError('optimizer "gd" uses all samples at each step; with mini-batches it is "sgd"')
+    return sampler
 
 
 def _cosine(a: torch.Tensor, b: torch.Tensor) -> float:
     """NaN where a or b is zero or not known."""
     norms = float(a.norm() * b.norm())
     return float(a @ b) / norms if norms > 0 else math.nan
-
-
-class _Eigenpairs:
-    """Collects states, and records their eigenpairs a few at a time; nothing where none are asked for."""
-
-    def __init__(self, writer, objective, settings, attrs, previous: xr.Dataset | None):
-        self.writer, self.objective, self.settings, self.attrs = writer, objective, settings, attrs
-        self.steps: list[int] = []
-        self.params: list[np.ndarray] = []
-        self.uncertified: list[int] = []
-        # A run's certificates are wrong with a probability of at most 1e-6 in all.
-        self.failure = 1e-6 / max(1, settings.n_steps)
-        self.previous = previous
-
-    def add(self, step: int, params: torch.Tensor) -> None:
-        self.steps.append(step)
-        self.params.append(params.cpu().numpy())
-        if len(self.steps) == EIGENPAIR_ROWS:
-            self.flush()
-
-    def flush(self) -> None:
-        if not self.steps:
-            return
-        checkpoints = xr.Dataset({"params": (("step", "param"), np.stack(self.params))}, {"step": self.steps})
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # one warning for the whole run: `warn`
-            eigs = top_eigenpairs(
-                self.objective,
-                checkpoints.assign_attrs(self.attrs),
-                self.settings.eigenpairs,
-                tol=self.settings.tol,
-                failure=self.failure * len(self.steps),
-                batch_rows=EIGENPAIR_ROWS,
-                previous=self.previous,
-                seed=self.settings.seed,
-            )
-        self.writer.append_eigenpairs(eigs)
-        self.uncertified += eigs.step.values[~eigs.certified.all("mode").values].tolist()
-        self.previous = eigs.isel(step=-1)
-        self.steps, self.params = [], []
-
-    def warn(self) -> None:
-        if self.uncertified:
-            warnings.warn(
-                f"eigenpairs of {len(self.uncertified)} steps are not certified (the first at step "
-                f"{self.uncertified[0]}); see residual and certified in run.eigenpairs",
-                stacklevel=3,
-            )
-
-
-def _eigenpairs_before_resuming(record) -> xr.Dataset | None:
-    """The last row of eigenpairs before the step from which the run in `record` would resume."""
-    if not Path(record).exists():
-        return None
-    with open_run(record) as run:
-        if run.eigenpairs is None or run.state is None:
-            return None
-        earlier = run.eigenpairs.sel(step=slice(None, int(run.state.step) - 1))
-        return earlier.isel(step=-1).load() if earlier.sizes["step"] else None
 
 
 def _accuracies(objective, sets):
@@ -299,13 +252,18 @@ def _class_weights(loss, n_steps: int) -> np.ndarray | None:
     return np.asarray(loss.class_weights(torch.arange(n_steps)), dtype=float)
 
 
-def _attrs(settings: TrainingSettings, loss, kernel: str) -> dict:
+def _attrs(settings: TrainingSettings, loss, sampler, kernel: str) -> dict:
     """What analyses read: the optimiser, the oscillation, and what bit-identical repetition depends on."""
-    attrs = {"optimizer": settings.optimizer, "learning_rate": settings.learning_rate}
+    oscillating = loss if getattr(loss, "period", None) is not None else getattr(sampler, "schedule", None)
+    attrs = settings.optimizer_attrs()
     for name in ("period", "amplitude"):
-        if getattr(loss, name, None) is not None:
-            attrs[name] = getattr(loss, name)
+        if getattr(oscillating, name, None) is not None:
+            attrs[name] = getattr(oscillating, name)
     return attrs | {"kernel": kernel, "n_threads": torch.get_num_threads()}
+
+
+def _named(sampler) -> dict:
+    return {} if sampler is None else {"sampler": _config(sampler)}
 
 
 def _config(thing) -> dict:

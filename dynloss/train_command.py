@@ -24,11 +24,19 @@ class TrainCommand:
     record: Annotated[Path, tyro.conf.Positional]
     """The run file to write."""
     loss: str = "dynamical_cross_entropy"
-    """dynamical_cross_entropy or cross_entropy."""
+    """cross_entropy, squared_error, dynamical_cross_entropy or dynamical_squared_error."""
+    weighting: str = "sample"
+    """Whether class weights of a squared error are of each sample or of each output component."""
+    schedule: str = "triangle"
+    """How the weights of a dynamical loss oscillate: triangle, sine or square."""
     amplitude: float = 70.0
     """Largest raw class weight A of a dynamical loss; 1 is the static loss."""
     period: int = 5000
     """Steps T during which a dynamical loss emphasises one class."""
+    order: str = "cyclic"
+    """Order in which it emphasises the classes: cyclic or random."""
+    static_from: int | None = None
+    """Step from which on a dynamical loss is static."""
     width: int = 100
     """Hidden units of the network."""
     n_per_class: int = 100
@@ -58,12 +66,9 @@ def main(argv: Sequence[str]) -> int:
 def run(command: TrainCommand) -> int:
     """Train and record what `command` describes."""
     from dynloss import mlp, spiral, train  # torch takes a second to load: only after the arguments were read
-    from dynloss.losses import LOSSES, loss_from_config
+    from dynloss.losses import loss_from_config
 
-    options = {"amplitude": command.amplitude, "period": command.period}
-    dynamical = command.loss in LOSSES and command.loss.startswith("dynamical")
-    config = {"name": command.loss, "n_classes": command.n_classes, **(options if dynamical else {})}
-    loss = loss_from_config(config)
+    loss = loss_from_config(_loss_config(command))
     data, validation = (
         spiral(command.n_per_class, command.n_classes, seed=command.data_seed + offset) for offset in range(2)
     )
@@ -92,3 +97,16 @@ def run(command: TrainCommand) -> int:
         print(recorded)
         print(f"python -m landscape inspect {command.record} says more")
         return 0 if recorded.status == "complete" else 1
+
+
+def _loss_config(command: TrainCommand) -> dict:
+    config: dict = {"name": command.loss, "n_classes": command.n_classes}
+    if command.loss.endswith("squared_error"):
+        config["weighting"] = command.weighting
+    if command.loss.startswith("dynamical"):
+        options = {"amplitude": command.amplitude, "period": command.period, "order": command.order}
+        config["schedule"] = {"name": command.schedule, "n_classes": command.n_classes, **options}
+        if command.static_from is not None:
+            tail = {"name": "static_tail", "start": command.static_from, "schedule": config["schedule"]}
+            config["schedule"] = tail
+    return config

@@ -57,7 +57,8 @@ def bifurcation_diagram(signal: xr.DataArray, window: int = 64, *, rtol: float =
     steps, values = signal.step.values, signal.values.astype(float)
     change = np.full(len(values), np.nan)
     consecutive = np.diff(steps) == 1
-    change[1:] = np.where(consecutive, np.diff(values), np.nan)
+    with np.errstate(invalid="ignore"):  # inf − inf, where a diverged run is drawn
+        change[1:] = np.where(consecutive, np.diff(values), np.nan)
     period = np.full(len(values), np.nan)
     if len(values) >= window:
         windows = np.lib.stride_tricks.sliding_window_view(values, window)
@@ -81,6 +82,8 @@ def _orbit_periods(windows: np.ndarray, rtol: float) -> np.ndarray:
     """Orbit period of each row of `windows` (row, window)."""
     n_rows, length = windows.shape
     time = np.linspace(-1, 1, length)
+    finite = np.isfinite(windows).all(axis=1)
+    windows = np.where(finite[:, None], windows, 0.0)
     # A rise that rounding alone explains is none.
     rounding = 8 * np.finfo(float).eps * np.abs(windows).max(axis=1)
     centred = windows - windows.mean(axis=1, keepdims=True)
@@ -91,7 +94,7 @@ def _orbit_periods(windows: np.ndarray, rtol: float) -> np.ndarray:
     for p in range(length // 2, 0, -1):
         rms = np.sqrt(np.mean((detrended[:, p:] - detrended[:, :-p]) ** 2, axis=1))
         period = np.where(rms <= limit, p if p <= LONGEST_PERIOD else np.inf, period)
-    return np.where(np.isfinite(windows).all(axis=1), period, np.nan)
+    return np.where(finite, period, np.nan)
 
 
 def find_onsets(history: xr.Dataset) -> xr.Dataset:

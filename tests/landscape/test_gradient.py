@@ -90,9 +90,11 @@ def test_only_steps_that_both_hold_are_decomposed_more_than_a_batch_of_them(bowl
     steps = np.arange(0, 200, 2)
     params = np.random.default_rng(1).normal(size=(100, 5))
     odd_and_even = np.r_[np.arange(-50, 100), 300]
-    grads = gradient_decomposition(bowl, trajectory(params, steps), modes([1], odd_and_even))
+    eigs = modes([1], odd_and_even)
+    eigs["eigenvector"] = eigs.eigenvector * (1 + eigs.step)  # not unit vectors, but each row is known by its own
+    grads = gradient_decomposition(bowl, trajectory(params, steps), eigs)
     np.testing.assert_array_equal(grads.step, steps[:50])
-    np.testing.assert_allclose(grads.component[:, 0], 2 * params[:50, 1], rtol=1e-14)
+    np.testing.assert_allclose(grads.component[:, 0], (1 + steps[:50]) * 2 * params[:50, 1], rtol=1e-14)
     with pytest.raises(ValueError, match="share no step"):
         gradient_decomposition(bowl, trajectory(params, steps), modes([1], steps + 1))
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from landscape.lanczos import Settings, _overlap_bound, run_together, top_ritz_pairs
+from landscape.lanczos import Basis, Settings, _overlap_bound, _probe, run_together, top_ritz_pairs
 
 DEFAULTS = {"tol": 1e-6, "certify": True, "accuracy": 1e-3, "failure": 1e-6}
 
@@ -127,6 +127,27 @@ def test_a_start_overlaps_a_hidden_eigenvector_by_no_more_than_the_bound(overlap
     assert bound < max(0.01, 1.2 * overlap)  # polynomials of degree six, on a value outside [-1, 1], say something
 
 
+@pytest.mark.parametrize(("hidden", "good"), [(1.5, False), (1.01, False), (0.95, True)])
+def test_an_eigenvalue_half_inside_the_basis_is_not_overlooked(hidden, good):
+    """The basis holds the eigenvector of 1 and half of that of `hidden`; neither T nor its complement shows it."""
+    Q = np.linalg.qr(np.random.default_rng(0).normal(size=(60, 60)))[0]
+    matrix = torch.from_numpy((Q * np.r_[1, hidden, 0.3, np.linspace(-0.5, 0.2, 57)]) @ Q.T)
+    basis = Basis(torch.zeros(60, dtype=torch.float64), 60, np.random.default_rng(1))
+
+    def drive(solver):
+        vector = next(solver)
+        while True:
+            try:
+                vector = solver.send(matrix @ vector)
+            except StopIteration as stop:
+                return stop.value
+
+    for vector in (Q[:, 0], Q[:, 1] + Q[:, 2]):
+        drive(basis.extend(torch.from_numpy(vector.copy())))
+    assert basis.ritz(1)[0][0] == pytest.approx(1)
+    assert drive(_probe(basis, Settings(k=1, max_products=60, **DEFAULTS), 1e-6, 32)) == good
+
+
 def test_the_bound_stays_finite_where_the_probe_meets_rounding_only():
     assert 0 <= _overlap_bound(np.zeros((40, 40)), [1e-14] * 40, 1.0) <= 1e-30
 
@@ -217,6 +238,7 @@ def test_together_and_alone_operators_have_the_same_pairs():
         return lambda v: torch.stack([torch.from_numpy(matrices[m]) @ row for m, row in zip(members, v, strict=True)])
 
     results = run_together(solvers, linearize)
+    assert len(asked) > 1  # those that need more products go on without the others
     for earlier, later in itertools.pairwise(asked):
         assert set(later) < set(earlier)
         assert 2 * len(later) <= len(earlier)
