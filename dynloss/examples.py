@@ -15,26 +15,73 @@ import torch
 from dynloss.data import spiral
 from dynloss.losses import loss_from_config
 from dynloss.models import mlp
+from dynloss.samplers import sampler_from_config
 from dynloss.train import train
 
-EXAMPLES = {
-    "cascade": {
+
+def _spiral_run(loss: dict, *, width: int, learning_rate: float, n_steps: int, **training) -> dict:
+    """Settings of a run on the spiral task, the same data and the same initial parameters for every one."""
+    return {
         "data": {"n_per_class": 100, "n_classes": 3, "seed": 0},
         "validation": {"n_per_class": 100, "n_classes": 3, "seed": 1},
-        "model": {"n_inputs": 2, "width": 100, "n_classes": 3, "seed": 0},
-        "loss": {"name": "dynamical_cross_entropy", "n_classes": 3, "amplitude": 70, "period": 5000},
+        "model": {"n_inputs": 2, "width": width, "n_classes": 3, "seed": 0},
+        "loss": {"n_classes": 3, **loss},
         "training": {
-            "learning_rate": 1.0,
-            "n_steps": 10_000,
+            "learning_rate": learning_rate,
+            "n_steps": n_steps,
             "checkpoint_every": 15,
-            "eigenpairs": 3,
             "eigenpairs_every": 15,
-            "windows": [(8500, 9500)],
-            "seed": 0,
+            **training,
         },
-    },
+    }
+
+
+def _loss_run(loss: dict, learning_rate: float) -> dict:
+    return _spiral_run(loss, width=50, learning_rate=learning_rate, n_steps=3000, eigenpairs=1)
+
+
+def _schedule_run(schedule: dict) -> dict:
+    loss = {"name": "dynamical_cross_entropy", "schedule": schedule}
+    return _spiral_run(loss, width=50, learning_rate=1.0, n_steps=2000, eigenpairs=1)
+
+
+def _batch_run(sampler: dict | None = None, **training) -> dict:
+    loss = {"name": "cross_entropy"}
+    run = _spiral_run(loss, width=50, learning_rate=1.0, n_steps=2000, optimizer="sgd", **training)
+    return run | {"sampler": sampler}
+
+
+_TRIANGLE = {"name": "triangle", "n_classes": 3, "amplitude": 70, "period": 500}
+_SQUARED = {"name": "dynamical_squared_error", "amplitude": 20, "period": 1500}
+
+EXAMPLES = {
+    # Two periods of dynamical cross entropy, with every step around a bifurcation cascade.
+    "cascade": _spiral_run(
+        {"name": "dynamical_cross_entropy", "amplitude": 70, "period": 5000},
+        width=100,
+        learning_rate=1.0,
+        n_steps=10_000,
+        eigenpairs=3,
+        windows=[(8500, 9500)],
+    ),
+    # The five losses, two periods each.
+    "cross_entropy": _loss_run({"name": "cross_entropy"}, 1.0),
+    "dynamical_cross_entropy": _loss_run({"name": "dynamical_cross_entropy", "amplitude": 70, "period": 1500}, 1.0),
+    "squared_error": _loss_run({"name": "squared_error"}, 0.3),
+    "dynamical_squared_error_sample": _loss_run(_SQUARED | {"weighting": "sample"}, 0.3),
+    "dynamical_squared_error_component": _loss_run(_SQUARED | {"weighting": "component"}, 0.3),
+    # Dynamical cross entropy under other schedules, four periods each.
+    "triangle": _schedule_run(_TRIANGLE),
+    "sine": _schedule_run(_TRIANGLE | {"name": "sine"}),
+    "square": _schedule_run(_TRIANGLE | {"name": "square"}),
+    "random_order": _schedule_run(_TRIANGLE | {"order": "random", "seed": 3}),
+    "static_tail": _schedule_run({"name": "static_tail", "start": 1000, "schedule": _TRIANGLE}),
+    "decaying_amplitude": _schedule_run({"name": "decaying_amplitude", "time": 500, "schedule": _TRIANGLE}),
+    # Mini-batches with class probabilities that oscillate like Γ, and uniform ones, under the static loss.
+    "oscillating_batches": _batch_run(sampler={"name": "oscillating", "batch_size": 50, "schedule": _TRIANGLE}),
+    "uniform_batches": _batch_run(batch_size=50),
 }
-"""Settings by name. "cascade": two periods of dynamical cross entropy, with every step around a bifurcation cascade."""
+"""Settings by name."""
 
 
 def example_run(name: str = "cascade", *, folder: str | os.PathLike | None = None) -> Path:
@@ -69,15 +116,17 @@ def example_run(name: str = "cascade", *, folder: str | os.PathLike | None = Non
         return path
     folder.mkdir(parents=True, exist_ok=True)
     if sys.stderr.isatty():  # like the progress bar: not into pages and logs
-        print(f"Training the example run {name!r}: about a minute, once; kept in {folder}", file=sys.stderr)
+        print(f"Training the example run {name!r}, once; kept in {folder}", file=sys.stderr)
     unfinished = path.with_suffix(".part")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    data, sampler = spiral(**settings["data"]), settings.get("sampler")
     try:
         train(
             mlp(**settings["model"]),
             loss_from_config(settings["loss"]),
-            spiral(**settings["data"]),
+            data,
+            sampler=sampler and sampler_from_config(sampler, data.targets),
             validation=spiral(**settings["validation"]),
             record=unfinished,
             resume=True,

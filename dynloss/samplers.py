@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from dynloss.schedules import Schedule
+from dynloss.schedules import Schedule, schedule_from_config
 
 
 class UniformSampler:
@@ -96,6 +96,24 @@ class OscillatingSampler:
         """What describes this sampler, as JSON-ready values."""
         options = {"batch_size": self.batch_size, "schedule": self.schedule.config(), "seed": self.seed}
         return {"name": self.name, **options}
+
+
+def sampler_from_config(config: dict, targets: torch.Tensor) -> UniformSampler | OscillatingSampler:
+    """The sampler that `config` describes, over samples of the classes `targets`.
+
+    Raises
+    ------
+    ValueError
+        If there is no such sampler.
+    """
+    options = dict(config)
+    name = options.pop("name", None)
+    if name == UniformSampler.name:
+        return UniformSampler(len(targets), **options)
+    if name == OscillatingSampler.name:
+        schedule = schedule_from_config(options.pop("schedule"))
+        return OscillatingSampler(targets, schedule=schedule, **options)
+    raise ValueError(f"unknown sampler {name!r}; known samplers: {UniformSampler.name}, {OscillatingSampler.name}")
 
 
 def _check_batch(batch_size: int, n_samples: int) -> None:

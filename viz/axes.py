@@ -59,12 +59,17 @@ def in_new_figure(draw: Callable, n_rows: int, width: float, height: float, rati
             raise
 
 
+def sentence(text: str) -> str:
+    """`text` with a capital first letter, unless that is a symbol."""
+    return text[:1].upper() + text[1:] if text[:1].isascii() else text
+
+
 def label_x(ax: Axes, text: str) -> None:
     """Label below `ax`, unless it shares its horizontal axis with a panel below."""
     spec = ax.get_subplotspec()
     shared = len(ax.get_shared_x_axes().get_siblings(ax)) > 1
     if not (shared and spec is not None and not spec.is_last_row()):
-        ax.set_xlabel(text[:1].upper() + text[1:])
+        ax.set_xlabel(sentence(text))
 
 
 def label_y(ax: Axes, text: str) -> None:
@@ -72,7 +77,7 @@ def label_y(ax: Axes, text: str) -> None:
     spec = ax.get_subplotspec()
     shared = len(ax.get_shared_y_axes().get_siblings(ax)) > 1
     if not (shared and spec is not None and not spec.is_first_col()):
-        text = text[:1].upper() + text[1:]
+        text = sentence(text)
         ax.set_ylabel(textwrap.fill(text, 24) if "$" not in text else text)
 
 

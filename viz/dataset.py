@@ -52,6 +52,5 @@ def label(variable: xr.DataArray, fallback: str, *, units: bool = True) -> str:
     """Text for an axis: attrs "long_name", else `fallback`, and attrs "units" in brackets; "v1", "v_i" as symbols."""
     text = str(variable.attrs.get("long_name") or fallback)
     text = re.sub(r"\bv_?(\d|i)\b(?!\$)", r"$v_\1$", text) if "$" not in text else text
-    text = text[:1].upper() + text[1:]
     unit = str(variable.attrs.get("units") or "")
     return f"{text} ({unit})" if units and unit not in ("", "1", "dimensionless") else text

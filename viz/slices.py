@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, MaxNLocator, StrMethodFormatter
 
-from viz.axes import PlainLogFormatter, label_x, label_y, log_axis, own_figure
+from viz.axes import PlainLogFormatter, label_x, label_y, log_axis, own_figure, sentence
 from viz.dataset import coordinate, label, read
 from viz.style import BLACK, MISSING, SINGLE_COLUMN
 
@@ -77,7 +77,7 @@ def plot_plane_slice(
             bar = ax.figure.colorbar(
                 filled, ax=ax, pad=0.02, aspect=25, ticks=ticks, format=form, spacing="proportional"
             )
-            bar.set_label(label(loss, r"loss $F$"))
+            bar.set_label(sentence(label(loss, r"loss $F$")))
             bar.minorticks_off()
     ax.plot(0, 0, marker="+", markersize=6, color=BLACK, markeredgewidth=1.0, zorder=3)
     ax.set(xlim=(alpha.min(), alpha.max()), ylim=(beta.min(), beta.max()))
@@ -149,7 +149,7 @@ def plot_path(
         fallback = {"step": "step", "off_plane": "distance from the plane"}[color_by]
         whole = {"ticks": MaxNLocator(5, integer=True), "format": StrMethodFormatter("{x:,.0f}")}
         bar = ax.figure.colorbar(dots, ax=ax, pad=0.02, aspect=25, **(whole if color_by == "step" else {}))
-        bar.set_label(label(color, fallback))
+        bar.set_label(sentence(label(color, fallback)))
     if not ax.get_xlabel():
         label_x(ax, label(alpha, r"$\alpha$ along $v_1$"))
     if not ax.get_ylabel():
