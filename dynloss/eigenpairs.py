@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from dynloss.checks import check_same_run
 from landscape import open_run, top_eigenpairs
 
 EIGENPAIR_ROWS = 8
@@ -66,11 +67,14 @@ class EigenpairRecorder:
             )
 
 
-def eigenpairs_before_resuming(record) -> xr.Dataset | None:
-    """The last row of eigenpairs before the step from which the run in `record` would resume."""
+def eigenpairs_before_resuming(record, config: dict, sets: dict, params: torch.Tensor) -> xr.Dataset | None:
+    """The last row of eigenpairs before the step from which the run in `record` would resume; it must be this run."""
     if not Path(record).exists():
         return None
     with open_run(record) as run:
+        if run.status in ("complete", "diverged"):  # nothing to resume, as the writer will say
+            return None
+        check_same_run(run, config, sets, params)
         if run.eigenpairs is None or run.state is None:
             return None
         earlier = run.eigenpairs.sel(step=slice(None, int(run.state.step) - 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 
 OPTIMIZERS = ("gd", "sgd", "momentum", "rmsprop", "adam")
@@ -49,7 +50,13 @@ class TrainingSettings:
     """ε of adam and rmsprop."""
 
     def __post_init__(self):
-        object.__setattr__(self, "windows", tuple((int(first), int(stop)) for first, stop in self.windows))
+        for name in ("n_steps", "checkpoint_every", "eigenpairs", "eigenpairs_every", "seed"):
+            object.__setattr__(self, name, _whole(name, getattr(self, name)))
+        try:
+            windows = tuple((operator.index(first), operator.index(stop)) for first, stop in self.windows)
+        except (TypeError, ValueError):
+            raise ValueError(f"windows must be pairs of steps (first, stop), got {self.windows!r}") from None
+        object.__setattr__(self, "windows", windows)
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"unknown optimizer {self.optimizer!r}; known optimizers: {', '.join(OPTIMIZERS)}")
         if not 0 < self.learning_rate < float("inf"):
@@ -57,6 +64,10 @@ class TrainingSettings:
         for name in ("n_steps", "checkpoint_every", "eigenpairs_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 < self.tol < float("inf"):
+            raise ValueError(f"tol must be a positive number, got {self.tol}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be at least 0, got {self.seed}")
         if self.eigenpairs < 0:
             raise ValueError(f"eigenpairs must be 0 (none) or the number of pairs to record, got {self.eigenpairs}")
         if self.eigenpairs and self.eigenpairs_every % 2 == 0:
@@ -92,3 +103,11 @@ class TrainingSettings:
     def saves_eigenpairs(self, step: int) -> bool:
         """Whether eigenpairs are recorded at `step`."""
         return self.eigenpairs > 0 and (step % self.eigenpairs_every == 0 or self.in_window(step))
+
+
+def _whole(name: str, value) -> int:
+    """`value`, of any integer type, as an int."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} must be a whole number, got {value!r}") from None

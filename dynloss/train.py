@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from dynloss.checks import checked_samples, model_outputs
 from dynloss.data import ClassificationData
 from dynloss.eigenpairs import EigenpairRecorder, eigenpairs_before_resuming
 from dynloss.kernels import fastest_objective
@@ -75,33 +76,39 @@ def train(
     Raises
     ------
     ValueError
-        For settings out of range, NaN in the data, or targets that are not classes of the model.
+        For settings out of range, NaN in the data, data, model and loss that do not fit, or if the run to resume is
+        another one. No file is made or changed then.
     FileExistsError
         If `record` exists and neither `overwrite` nor `resume` is set.
     """
     settings = TrainingSettings(**settings)
-    objective = fastest_objective(model, loss, *data)
+    sets = {"training": checked_samples("data", model, *data)}
+    if validation is not None:
+        sets["validation"] = checked_samples("validation", model, *validation)
+    inputs, targets = sets["training"]
+    loss(model_outputs(model, inputs), targets.to(next(model.parameters()).device), 0)  # raises if it does not fit
+    objective = fastest_objective(model, loss, inputs, targets)
     params = objective.layout.flatten_model(model).to(objective.device, objective.dtype)
+    if not params.isfinite().all():
+        raise ValueError("the parameters of model hold NaN or inf; train it from others")
     if settings.eigenpairs > len(params):
         raise ValueError(
             f"eigenpairs must be at most {len(params)}, the number of parameters, got {settings.eigenpairs}"
         )
-    sets = {"training": _checked("data", objective, params, *data)}
-    if validation is not None:
-        sets["validation"] = _checked("validation", objective, params, *validation)
-    sampler = _sampler(settings, sampler, len(sets["training"][1]))
+    sampler = _sampler(settings, sampler, len(targets))
     rule = RULES[settings.optimizer](settings)
     nowhere = torch.full_like(params, math.nan)
     motion = {"params": params, "update": nowhere, "update_before": nowhere}
     state = {**motion, **rule.start(params), "random_state": torch.get_rng_state()}
     attrs = _attrs(settings, loss, sampler, objective.kernel)
-    previous = eigenpairs_before_resuming(record) if resume and settings.eigenpairs else None
+    config = {"training": asdict(settings), "model": _config(model), "loss": _config(loss), **_named(sampler)}
+    previous = eigenpairs_before_resuming(record, config, sets, params) if resume else None
     with RunWriter(
         record,
         objective.layout,
         history=_history(loss),
         attrs=attrs,
-        config={"training": asdict(settings), "model": _config(model), "loss": _config(loss), **_named(sampler)},
+        config=config,
         producer=PRODUCER,
         data=sets,
         n_modes=settings.eigenpairs,
@@ -220,23 +227,6 @@ def _accuracies(objective, sets):
         return {"accuracy": float(right[:n_training].mean()), "validation_accuracy": validation}
 
     return accuracies
-
-
-def _checked(name: str, objective, params: torch.Tensor, inputs, targets) -> tuple[torch.Tensor, torch.Tensor]:
-    """`inputs` and `targets` as tensors; ValueError unless they are finite samples of the model's classes."""
-    inputs, targets = torch.as_tensor(inputs), torch.as_tensor(targets)
-    if len(inputs) != len(targets) or not len(inputs):
-        raise ValueError(f"{name} needs one target a sample, got {len(inputs)} inputs and {len(targets)} targets")
-    if not inputs.isfinite().all():
-        raise ValueError(f"{name} holds NaN or inf in its inputs; remove or impute those samples first")
-    if targets.is_floating_point() or targets.ndim != 1:
-        raise ValueError(f"{name} needs integer targets of shape (P,), got {targets.dtype} {tuple(targets.shape)}")
-    n_classes = objective.outputs(params, objective.as_inputs(inputs[:1])).shape[-1]
-    if targets.min() < 0 or targets.max() >= n_classes:
-        raise ValueError(
-            f"{name} has targets from {targets.min()} to {targets.max()}; the model's classes are 0 … {n_classes - 1}"
-        )
-    return inputs, targets
 
 
 def _history(loss) -> dict[str, dict[str, int]]:
