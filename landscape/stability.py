@@ -35,19 +35,19 @@ def stability_threshold(attrs: Mapping, *, preconditioned: bool = False, step: i
     4.0
     >>> stability_threshold({"optimizer": "momentum", "learning_rate": 0.5, "momentum": 0.9})
     7.6
-    >>> stability_threshold({"optimizer": "adam", "learning_rate": 0.5, "beta1": 0.9}, preconditioned=True)
-    76.0
+    >>> stability_threshold({"optimizer": "adam", "learning_rate": 0.5, "beta1": 0.5}, preconditioned=True)
+    12.0
     """
     optimizer, learning_rate = attrs.get("optimizer"), attrs.get("learning_rate")
     if learning_rate is None:
         return math.nan
     rate = float(learning_rate)
     if optimizer in ("gd", "sgd", "momentum"):
-        return 2 * (1 + float(attrs.get("momentum", 0.0))) / rate
+        return 2 * (1 + float(attrs.get("momentum") or 0.0)) / rate
     if optimizer == "rmsprop" and preconditioned:
         return 2 / rate
     if optimizer == "adam" and preconditioned:
-        beta1 = float(attrs.get("beta1", 0.9))
+        beta1 = 0.9 if attrs.get("beta1") is None else float(attrs["beta1"])
         corrected = 1.0 if step is None else 1 - beta1 ** (step + 1)
         return (2 + 2 * beta1) / ((1 - beta1) * rate) * corrected
     return math.nan
