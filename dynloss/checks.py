@@ -55,13 +55,7 @@ def model_outputs(model: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
 
 def check_same_run(run: Run, config: dict, sets: dict, params: torch.Tensor) -> None:
     """Raise ValueError unless `run` was begun with these settings, data sets and first parameters."""
-    ours = json.loads(to_json(config))
-    found = [
-        f"its {key} is {theirs.get(key)}, not {mine.get(key)}"
-        for theirs, mine in ((run.config.get(part, {}), ours[part]) for part in ours)
-        for key in [*mine, *(theirs.keys() - mine.keys())]
-        if theirs.get(key) != mine.get(key)
-    ]
+    found = _differences(run.config, json.loads(to_json(config)))
     for name in [*sets, *(run.data.keys() - sets.keys())]:
         stored = [run.data[name][part].values for part in ("inputs", "targets")] if name in run.data else []
         given = [part.numpy(force=True) for part in sets.get(name, ())]
@@ -72,3 +66,15 @@ def check_same_run(run: Run, config: dict, sets: dict, params: torch.Tensor) -> 
         found.append("it began with other parameters")
     if found:
         raise ValueError(f"{run.path} holds another run, and cannot be resumed as this one: {'; '.join(found)}")
+
+
+def _differences(theirs: dict, ours: dict) -> list[str]:
+    """What two configs differ in, as words; settings within settings are compared one by one."""
+    found = []
+    for key in [*ours, *sorted(theirs.keys() - ours.keys())]:
+        old, new = theirs.get(key), ours.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _differences(old, new)
+        elif old != new:
+            found.append(f"its {key} is {old}, not {new}")
+    return found

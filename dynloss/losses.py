@@ -163,10 +163,11 @@ class SquaredError(ClassWeightedLoss):
     def __call__(self, outputs: torch.Tensor, targets: torch.Tensor, step: int) -> torch.Tensor:
         """The loss at `step`, a scalar."""
         check_shapes(outputs, targets, self.n_classes)
+        squares = (outputs - one_hot(targets, outputs)) ** 2
         # Each entry is weighted on its own, so that weights of 1 give the same bits for both weightings.
         weights = self.class_weights(step).to(outputs)
         weights = weights[targets.long(), None] if self.weighting == "sample" else weights
-        return (weights * (outputs - one_hot(targets, outputs)) ** 2).sum() / len(targets)
+        return (weights * squares).sum() / len(targets)
 
     def config(self) -> dict:
         """What is needed to build this loss again, as JSON-ready values."""
@@ -234,7 +235,14 @@ def loss_from_config(config: dict) -> ClassWeightedLoss:
 
 def one_hot(targets: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Targets (P,) as rows of 0 and 1, of the shape and type of `like` (P, class)."""
-    return torch.nn.functional.one_hot(targets.long(), like.shape[-1]).to(like)
+    n_classes = like.shape[-1]
+    try:
+        return torch.nn.functional.one_hot(targets.long(), n_classes).to(like)
+    except RuntimeError:
+        lowest, highest = int(targets.min()), int(targets.max())
+        if lowest >= 0 and highest < n_classes:
+            raise
+        raise ValueError(f"targets must be classes 0 … {n_classes - 1}, got {lowest} to {highest}") from None
 
 
 def check_shapes(outputs: torch.Tensor, targets: torch.Tensor, n_classes: int) -> None:

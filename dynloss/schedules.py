@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -51,8 +51,8 @@ class _PeriodicSchedule(Schedule):
     """One class after the other is emphasised for a period; its raw weight is 1 + (A − 1) · wave, the others' 1."""
 
     n_classes: int
-    amplitude: float
-    period: int
+    amplitude: float = field()  # without a default, though Schedule has None for both
+    period: int = field()
     order: str = "cyclic"
     seed: int = 0
 
