@@ -52,6 +52,8 @@ class TrainingSettings:
     def __post_init__(self):
         for name in ("n_steps", "checkpoint_every", "eigenpairs", "eigenpairs_every", "seed"):
             object.__setattr__(self, name, _whole(name, getattr(self, name)))
+        if self.batch_size is not None:
+            object.__setattr__(self, "batch_size", _whole("batch_size", self.batch_size))
         try:
             windows = tuple((operator.index(first), operator.index(stop)) for first, stop in self.windows)
         except (TypeError, ValueError):

@@ -205,6 +205,10 @@ def _sampler(settings: TrainingSettings, sampler, n_samples: int):
         raise ValueError('optimizer "sgd" draws mini-batches: give batch_size or a sampler, or use "gd"')
     if sampler is not None and settings.optimizer == "gd":
         raise ValueError('optimizer "gd" uses all samples at each step; with mini-batches it is "sgd"')
+    if getattr(sampler, "n_samples", n_samples) != n_samples:
+        raise ValueError(
+            f"the sampler is of {sampler.n_samples} samples, the data of {n_samples}; make it for these data"
+        )
     return sampler
 
 

@@ -1,5 +1,6 @@
 """What a run records is what its parameters give by numpy and autograd, also after interruption or divergence."""
 
+import dataclasses
 import math
 from types import SimpleNamespace
 
@@ -177,7 +178,7 @@ def trained_state(step):
 
 
 def test_settings_and_data_are_stored(trained):
-    assert trained.config["training"] == {
+    given = {
         "optimizer": "gd",
         "learning_rate": RATE,
         "n_steps": N_STEPS,
@@ -188,6 +189,8 @@ def test_settings_and_data_are_stored(trained):
         "tol": 1e-4,
         "seed": 0,
     }
+    assert given.items() <= trained.config["training"].items()
+    assert trained.config["training"].keys() == {field.name for field in dataclasses.fields(dynloss.TrainingSettings)}
     attrs = trained.checkpoints.attrs
     assert (attrs["optimizer"], attrs["learning_rate"], attrs["period"]) == ("gd", RATE, 60)
     for name, expected in [("training", dynloss.spiral(20, 3, seed=0)), ("validation", RECORDING["validation"])]:
@@ -310,6 +313,7 @@ def changed_data(**changes):
 INPUTS, TARGETS = dynloss.spiral(20, 3, seed=0)
 NAN_AT_ONE_PLACE = INPUTS.clone()
 NAN_AT_ONE_PLACE[17, 1] = math.nan
+SAMPLER = dynloss.OscillatingSampler(TARGETS, 10, dynloss.TriangleSchedule(3, 2, 60))
 
 
 @pytest.mark.parametrize(
@@ -341,6 +345,25 @@ NAN_AT_ONE_PLACE[17, 1] = math.nan
         ({"eigenpairs": 2, "eigenpairs_every": 10}, "eigenpairs_every must be odd, got 10"),
         ({"eigenpairs": 2, "tol": 0}, "tol must be a positive number, got 0"),
         ({"eigenpairs": 2, "seed": -1}, "seed must be at least 0, got -1"),
+        ({"optimizer": "sgd"}, 'optimizer "sgd" draws mini-batches: give batch_size or a sampler, or use "gd"'),
+        ({"optimizer": "gd", "batch_size": 10}, 'optimizer "gd" uses all samples at each step; .* it is "sgd"'),
+        ({"optimizer": "gd", "sampler": SAMPLER}, 'optimizer "gd" uses all samples at each step; .* it is "sgd"'),
+        ({"optimizer": "sgd", "batch_size": 10, "sampler": SAMPLER}, "give either batch_size or a sampler"),
+        ({"optimizer": "sgd", "batch_size": 61}, "batch_size must be between 1 and 60, the number of samples, got 61"),
+        ({"optimizer": "sgd", "batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"optimizer": "sgd", "batch_size": 10.0}, r"batch_size must be a whole number, got 10\.0"),
+        ({"optimizer": "adam", "batch_size": 2.5}, r"batch_size must be a whole number, got 2\.5"),
+        ({"optimizer": "sgd", "sampler": SAMPLER, "data": dynloss.spiral(9, 3)}, "sampler is of 60 samples, .* 27"),
+        ({"optimizer": "momentum", "momentum": 1}, "momentum must be at least 0 and less than 1, got 1"),
+        ({"optimizer": "momentum", "momentum": -0.1}, r"momentum must be at least 0 and less than 1, got -0\.1"),
+        ({"optimizer": "adam", "beta1": 1.0}, r"beta1 must be at least 0 and less than 1, got 1\.0"),
+        ({"optimizer": "adam", "beta1": -1e-9}, "beta1 must be at least 0 and less than 1, got -1e-09"),
+        ({"optimizer": "adam", "beta2": 1.5}, r"beta2 must be at least 0 and less than 1, got 1\.5"),
+        ({"optimizer": "adam", "beta2": math.nan}, "beta2 must be at least 0 and less than 1, got nan"),
+        ({"optimizer": "adam", "epsilon": 0}, "epsilon must be a positive number, got 0"),
+        ({"optimizer": "rmsprop", "alpha": 1}, "alpha must be at least 0 and less than 1, got 1"),
+        ({"optimizer": "rmsprop", "epsilon": math.inf}, "epsilon must be a positive number, got inf"),
+        ({"loss": dynloss.DynamicalSquaredError(4, 2, 60)}, r"outputs must have shape \(n_samples, 4\), got \(60, 3\)"),
         ({"windows": [(20, 10)]}, r"a window is a range of steps .* got \(20, 10\)"),
         ({"windows": [(1, 2, 3)]}, "windows must be pairs of steps"),
         ({"windows": [5]}, "windows must be pairs of steps"),
@@ -446,6 +469,10 @@ def test_resuming_begins_a_run_where_there_is_none_and_refuses_a_finished_one(tr
         descend(path, resume=True, **RECORDING)
 
 
+def with_schedule(schedule):
+    return dynloss.DynamicalCrossEntropy(3, schedule=schedule)
+
+
 @pytest.fixture(scope="module")
 def unfinished(tmp_path_factory):
     """The bytes of a run interrupted at step 100."""
@@ -464,6 +491,13 @@ def unfinished(tmp_path_factory):
         ({"learning_rate": 1.0}, r"its learning_rate is 1\.5, not 1\.0"),
         ({"loss": dynloss.DynamicalCrossEntropy(3, 30, 60)}, "its amplitude is 2, not 30"),
         ({"loss": dynloss.CrossEntropy(3)}, "its name is dynamical_cross_entropy, not cross_entropy"),
+        ({"loss": dynloss.DynamicalCrossEntropy(3, 2, 61)}, "its period is 60, not 61"),
+        ({"loss": with_schedule(dynloss.SineSchedule(3, 2, 60))}, "its name is triangle, not sine"),
+        ({"loss": with_schedule(dynloss.TriangleSchedule(3, 2, 60, order="random"))}, "its order is cyclic, not ran"),
+        ({"loss": with_schedule(dynloss.StaticTail(dynloss.TriangleSchedule(3, 2, 60), 150))}, "its start is None"),
+        ({"loss": dynloss.DynamicalSquaredError(3, 2, 60)}, "its weighting is None, not sample"),
+        ({"optimizer": "momentum"}, "its optimizer is gd, not momentum"),
+        ({"optimizer": "adam", "batch_size": 9}, "its batch_size is None, not 9"),
         ({"model": dynloss.mlp(2, 13, 3, seed=2)}, "its width is 12, not 13"),
         ({"model": dynloss.mlp(2, 12, 3, seed=3)}, "it began with other parameters"),
         ({"data": dynloss.spiral(20, 3, seed=5)}, "its training data are others"),
