@@ -98,9 +98,10 @@ def create_run(
     n = layout.n_params
 
     sizes = {dim: size for dims in history.values() for dim, size in dims.items()}
-    reserved = sorted(({"step", "params", CHECKSUM} | sizes.keys()) & history.keys())
-    if reserved:
-        raise ValueError(f"names of the history must not be those of dims or of the file itself, got {reserved}")
+    for what, names, dims in (("history", history, sizes), ("optimizer_state", optimizer_state, ["param"])):
+        reserved = sorted({"step", "params", CHECKSUM, *dims}.intersection(names))
+        if reserved:
+            raise ValueError(f"names of the {what} must not be those of dims or of the file itself, got {reserved}")
     scalars = {
         name: (tuple(dims), "f8", HISTORY_ATTRS.get(name, {"long_name": name.replace("_", " ")}))
         for name, dims in history.items()

@@ -57,6 +57,56 @@ def test_the_objective_is_the_loss_that_was_trained_on_the_data_asked_for(tmp_pa
     np.testing.assert_allclose(objective.gradient(theta, 13), gradient, rtol=0, atol=1e-12)
 
 
+TRIANGLE = dynloss.TriangleSchedule(3, 9, 4)
+SCHEDULES = {
+    "triangle": TRIANGLE,
+    "sine": dynloss.SineSchedule(3, 9, 4),
+    "square in random order": dynloss.SquareSchedule(3, 9, 4, order="random", seed=5),
+    "static tail": dynloss.StaticTail(TRIANGLE, start=2),
+    "decaying amplitude": dynloss.DecayingAmplitude(TRIANGLE, time=3),
+}
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        *(dynloss.SquaredError(3, weighting=weighting) for weighting in ("sample", "component")),
+        *(dynloss.DynamicalCrossEntropy(3, schedule=schedule) for schedule in SCHEDULES.values()),
+        *(dynloss.DynamicalSquaredError(3, schedule=schedule) for schedule in SCHEDULES.values()),
+        *(
+            dynloss.DynamicalSquaredError(3, weighting="component", schedule=schedule)
+            for schedule in SCHEDULES.values()
+        ),
+    ],
+    ids=lambda loss: f"{loss.name} {getattr(loss, 'weighting', '')} {loss.schedule and loss.schedule.name}",
+)
+def test_every_loss_and_schedule_is_rebuilt_as_it_was(tmp_path, loss):
+    with open_run(recorded(tmp_path / "a.h5", loss=loss, learning_rate=0.2)) as run:
+        objective = dynloss.objective(run)
+        assert type(objective.loss_fn) is type(loss)
+        assert objective.loss_fn.config() == loss.config()
+        np.testing.assert_array_equal(run.history.class_weight, [loss.class_weights(step) for step in range(3)])
+        losses = objective.losses(run.checkpoints.params.values[:3], [0, 1, 2])
+        np.testing.assert_allclose(losses, run.history.loss, rtol=1e-12)
+        model = dynloss.mlp(2, 7, 3)
+        torch.nn.utils.vector_to_parameters(torch.from_numpy(run.checkpoints.params.values[1]), model.parameters())
+        np.testing.assert_allclose(losses[1], loss(model(DATA.inputs), DATA.targets, 1).detach(), rtol=1e-12)
+
+
+def test_a_loss_with_a_function_as_schedule_is_asked_for(tmp_path):
+    def rising(step):
+        return 1 + step[..., None] * np.arange(3)
+
+    loss = dynloss.DynamicalCrossEntropy(3, schedule=dynloss.FunctionSchedule(rising, 3))
+    with open_run(recorded(tmp_path / "a.h5", loss=loss)) as run:
+        with pytest.raises(ValueError, match=r"schedule was a function, which a file cannot hold; .*loss=…"):
+            dynloss.objective(run)
+        losses = dynloss.objective(run, loss=loss).losses(run.checkpoints.params.values[:3], [0, 1, 2])
+        np.testing.assert_allclose(losses, run.history.loss, rtol=1e-12)
+        expected = [np.ones(3), np.array([1, 2, 3]) / 2, np.array([1, 3, 5]) / 3]
+        np.testing.assert_allclose(run.history.class_weight, expected, rtol=1e-12)
+
+
 def test_the_last_update_of_the_run_is_that_of_its_objective(tmp_path):
     with open_run(recorded(tmp_path / "a.h5", learning_rate=0.5)) as run:
         objective, params = dynloss.objective(run), run.checkpoints.params.values

@@ -214,6 +214,98 @@ def test_existing_files_are_kept_unless_asked(tmp_path):
         record(tmp_path / "no" / "a.h5")
 
 
+def moment(step):
+    """A vector of the optimiser at `step`."""
+    return np.linspace(0, 1, 8) ** 2 + step
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("block_rows", [1, 3, 64])
+def test_vectors_of_the_optimiser_come_back_beside_the_parameters(tmp_path, dtype, block_rows):
+    names = ["second_moment", "velocity"]
+    with RunWriter(
+        tmp_path / "a.h5", LAYOUT, history=["loss"], optimizer_state=names, dtype=dtype, block_rows=block_rows
+    ) as writer:
+        for step in range(10):
+            state = {"velocity": -moment(step), "second_moment": torch.from_numpy(moment(step))}
+            writer.append(step, np.full(8, step) if step % 2 == 0 else None, optimizer_state=state, loss=0.5)
+    with open_run(tmp_path / "a.h5") as run:
+        assert list(run.checkpoints.data_vars) == ["params", *names]
+        assert run.checkpoints.step.values.tolist() == [0, 2, 4, 6, 8]
+        for name, sign in [("second_moment", 1), ("velocity", -1)]:
+            variable = run.checkpoints[name]
+            assert (variable.dims, variable.dtype) == (("step", "param"), dtype)
+            assert variable.attrs["long_name"] == name.replace("_", " ")
+            for step in (0, 4, 8):
+                np.testing.assert_array_equal(variable.sel(step=step), (sign * moment(step)).astype(dtype))
+        assert run.checkpoints.params[:, 3].values.tolist() == [0, 2, 4, 6, 8]
+    with h5py.File(tmp_path / "a.h5") as file:
+        np.testing.assert_array_equal(file["checkpoints/second_moment"][1], moment(2).astype(dtype))
+    with xr.open_dataset(tmp_path / "a.h5", engine="h5netcdf", group="checkpoints") as checkpoints:
+        np.testing.assert_array_equal(checkpoints.velocity.sel(step=6), -moment(6).astype(dtype))
+
+
+def test_vectors_of_the_optimiser_stay_in_the_file_until_a_row_is_asked_for(tmp_path):
+    n, rows = 100_000, 40  # 32 MB each
+    layout, options = ParamLayout(("w",), ((n,),)), {"history": [], "optimizer_state": ["second_moment"]}
+    with RunWriter(tmp_path / "a.h5", layout, **options) as writer:
+        for step in range(rows):
+            writer.append(step, np.zeros(n), optimizer_state={"second_moment": np.full(n, float(step))})
+    with open_run(tmp_path / "a.h5") as run:
+        tracemalloc.start()
+        row = run.checkpoints.sel(step=30).second_moment.load()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 4 * 8 * n
+        assert (row == 30).all()
+        whole = run.checkpoints.second_moment
+    with pytest.raises(ValueError, match=r"is closed: read inside"):
+        whole.load()
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (None, r"must give second_moment, as the writer declared; got \['params'\]"),
+        ({}, r"must give second_moment, as the writer declared; got \['params'\]"),
+        ({"velocity": moment(0)}, r"must give second_moment, .* got \['params', 'velocity'\]"),
+        ({"second_moment": moment(0), "velocity": moment(0)}, r"got \['params', 'second_moment', 'velocity'\]"),
+        ({"second_moment": moment(0)[:7]}, r"second_moment must have shape \(8,\), got \(7,\)"),
+        ({"second_moment": torch.zeros(2, 4)}, r"second_moment must have shape \(8,\), got \(2, 4\)"),
+        ({"second_moment": 1.0}, r"second_moment must have shape \(8,\), got \(\)"),
+    ],
+)
+def test_vectors_of_the_optimiser_that_were_not_declared_or_do_not_fit_are_refused_and_the_run_goes_on(
+    tmp_path, state, message
+):
+    with RunWriter(tmp_path / "a.h5", LAYOUT, history=["loss"], optimizer_state=["second_moment"]) as writer:
+        writer.append(0, np.zeros(8), optimizer_state={"second_moment": moment(0)}, loss=0)
+        with pytest.raises(ValueError, match=message) as caught:
+            writer.append(1, np.ones(8), optimizer_state=state, loss=1)
+        assert "\n" not in str(caught.value)
+        writer.append(1, np.full(8, 2.0), optimizer_state={"second_moment": moment(1)}, loss=2)
+    with open_run(tmp_path / "a.h5") as run:
+        assert run.history.loss.values.tolist() == [0, 2]
+        np.testing.assert_array_equal(run.checkpoints.second_moment, [moment(0), moment(1)])
+        np.testing.assert_array_equal(run.checkpoints.params, [np.zeros(8), np.full(8, 2.0)])
+
+
+def test_a_writer_that_declared_no_vectors_of_the_optimiser_takes_none(tmp_path):
+    with RunWriter(tmp_path / "a.h5", LAYOUT, history=[]) as writer:
+        with pytest.raises(ValueError, match="optimizer_state must give nothing, as the writer declared; got"):
+            writer.append(0, np.zeros(8), optimizer_state={"second_moment": moment(0)})
+        writer.append(0, np.zeros(8))
+    with open_run(tmp_path / "a.h5") as run:
+        assert list(run.checkpoints.data_vars) == ["params"]
+
+
+@pytest.mark.parametrize("name", ["params", "param", "step", "checksum"])
+def test_vectors_of_the_optimiser_must_not_take_names_of_the_file_s_own(tmp_path, name):
+    with pytest.raises(ValueError, match=rf"names of the optimizer_state must not be .* got \['{name}'\]"):
+        RunWriter(tmp_path / "a.h5", LAYOUT, history=[], optimizer_state=["velocity", name])
+    assert not list(tmp_path.iterdir())
+
+
 def test_one_row_of_a_large_file_costs_the_memory_of_one_row(tmp_path):
     n, rows = 100_000, 40  # 32 MB
     with RunWriter(tmp_path / "a.h5", ParamLayout(("w",), ((n,),)), history=["loss"]) as writer:

@@ -117,6 +117,33 @@ def test_repeated_rows_that_differ_are_noticed_and_the_file_keeps_its_own(tmp_pa
         assert run.history.loss.values.tolist() == [0, 1, 2, 3, 4, 5.5]
 
 
+def test_repeated_rows_with_another_state_of_the_optimiser_are_noticed(tmp_path):
+    path, options = tmp_path / "a.h5", {"history": ["loss"], "optimizer_state": ["velocity"]}
+    with RunWriter(path, LAYOUT, **options) as writer:
+        for step in range(4):
+            writer.append(step, np.zeros(4), optimizer_state={"velocity": np.full(4, float(step))}, loss=step)
+        writer.finish("interrupted")
+    with RunWriter(path, LAYOUT, resume=True, **options) as writer:
+        writer.append(2, np.zeros(4), optimizer_state={"velocity": np.full(4, 2.0)}, loss=2)
+        with pytest.warns(RuntimeWarning, match="resumed training gives another velocity at step 3"):
+            writer.append(3, np.zeros(4), optimizer_state={"velocity": np.full(4, 3.5)}, loss=3)
+        writer.append(4, np.zeros(4), optimizer_state={"velocity": np.full(4, 4.5)}, loss=4)
+    with open_run(path) as run:
+        assert run.checkpoints.velocity[:, 0].values.tolist() == [0, 1, 2, 3, 4.5]
+
+
+@pytest.mark.parametrize("ours", [[], ["second_moment"], ["velocity", "second_moment"]])
+def test_a_run_with_another_state_of_the_optimiser_is_not_resumed(tmp_path, ours):
+    path, options = tmp_path / "a.h5", {"history": ["loss"]}
+    with RunWriter(path, LAYOUT, **options, optimizer_state=["velocity"]) as writer:
+        writer.finish("interrupted")
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"its optimizer state is \['velocity'\], not \[") as caught:
+        RunWriter(path, LAYOUT, resume=True, **options, optimizer_state=ours)
+    assert str(sorted(ours)) in str(caught.value)
+    assert path.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
