@@ -21,51 +21,37 @@ import landscape
 import viz
 
 
-def draw(names, n_columns, title):
-    """One column a run: class weights, loss, its change, sharpness over the threshold."""
-    _, axes = plt.subplots(
-        4, n_columns, figsize=(7.2, 5.6), sharex="col", sharey="row", layout="constrained"
-    )
-    for column, name in zip(axes.T, names, strict=True):
+def columns(names):
+    """What is drawn of each example run, by its title."""
+    runs = {}
+    for name, title in names.items():
         with landscape.open_run(dynloss.example_run(name)) as run:
-            history, eigs = (
-                run.history.load(),
-                run.eigenpairs.drop_vars("eigenvector").load(),
-            )
+            history = run.history.load()
+            eigenvalues = run.eigenpairs.drop_vars("eigenvector").load()
         onsets = landscape.find_onsets(history)
         live = landscape.bifurcation_diagram(history.loss)
-        relative = eigs.assign(
-            eigenvalue=(eigs.eigenvalue / eigs.threshold).assign_attrs(
-                long_name=r"$\lambda_1$ / threshold"
-            ),
-            threshold=eigs.threshold / eigs.threshold,
-        )
-        viz.plot_history(history, column[0], variable="class_weight", legend=False)
-        viz.plot_history(history, column[1], variable="loss", onsets=onsets, legend=False)
-        viz.plot_bifurcation_diagram(
-            live, column[2], scale="symlog", onsets=onsets, legend=False
-        )
-        viz.plot_eigenvalues(relative, column[3], onsets=onsets, legend=False)
-        column[0].set_title(title[name], fontsize=7)
-        column[3].set_xticks([0, len(history.step) // 2, len(history.step)])
-        print(f"{name:<34} onsets of oscillation at steps {onsets.onset_step.values}")
-    viz.panel_letters(axes[0])
+        runs[title] = {
+            "history": history,
+            "live": live,
+            "eigenvalues": eigenvalues,
+            "onsets": onsets,
+        }
+        print(f"{name:<34} onsets at steps {onsets.onset_step.values}")
+    return runs
 
 
 losses = {
     "cross_entropy": "cross entropy",
     "dynamical_cross_entropy": "dynamical\ncross entropy",
     "squared_error": "squared error",
-    "dynamical_squared_error_sample": "dynamical squared\nerror, by sample",
-    "dynamical_squared_error_component": "dynamical squared\nerror, by component",
+    "dynamical_squared_error_sample": "dynamical\nsquared error,\nby sample",
+    "dynamical_squared_error_component": "dynamical\nsquared error,\nby component",
 }
-with viz.style():
-    draw(losses, 5, losses)
+viz.plot_runs(columns(losses))
 plt.show()
 
 # %%
-# Third row: blue is smooth motion, orange alternates between two values, vermilion has no short period. The static
-# losses reach the threshold and stay there, at the edge of stability; a dynamical one leaves it again when its
+# The static losses reach the threshold and stay there, at the edge of stability; a dynamical one leaves it again when its
 # landscape widens. The two-cycles of squared errors are nearly symmetric about the floor of the valley, so that the loss
 # itself shows them badly: look at the onsets (dash-dotted), which are found in the motion.
 
@@ -82,8 +68,7 @@ schedules = {
     "static_tail": "static tail",
     "decaying_amplitude": "decaying\namplitude",
 }
-with viz.style():
-    draw(schedules, 6, schedules)
+viz.plot_runs(columns(schedules))
 plt.show()
 
 # %%
@@ -91,7 +76,8 @@ plt.show()
 # ------------------------
 # An outlook of the paper: mini-batches whose class probabilities oscillate like :math:`\Gamma` have, on average, the
 # gradient of the dynamical loss, while the loss stays static. Beside the dynamical cross entropy on all samples: the
-# static one on batches of 50 samples drawn that way, at the same learning rate.
+# static one on batches of 50 samples drawn that way, and on uniform ones, at the same learning rate. The loss drawn is
+# the one that each run descends, over all samples: weighted in (a), static in (b) and (c).
 runs = {
     "triangle": "dynamical loss,\nall samples",
     "oscillating_batches": "static loss,\noscillating batches",
@@ -109,7 +95,11 @@ with viz.style():
             history, column[1], variable="accuracy", linewidth=0.4, legend=False
         )
         viz.plot_history(
-            history, column[2], variable="gradient_norm", linewidth=0.4, legend=False
+            history,
+            column[2],
+            variable="gradient_norm",
+            linewidth=0.4,
+            legend=False,
         )
         column[0].set_title(text, fontsize=7)
         end = history.isel(step=slice(-500, None))

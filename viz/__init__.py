@@ -15,6 +15,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "gradient": ["plot_gradient_decomposition"],
         "valley": ["plot_valley_width"],
         "slices": ["plot_line_slice", "plot_path", "plot_plane_slice"],
+        "runs": ["plot_runs"],
         "onsets": ["plot_onset_curvature", "plot_onsets"],
     },
 )

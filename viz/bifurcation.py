@@ -21,6 +21,7 @@ PERIODS = {
     "aperiodic": VERMILION,
     "window not full": "0.6",
 }
+DOTS = {"linestyle": "none", "marker": "o", "markeredgewidth": 0}
 
 
 @own_figure()
@@ -105,15 +106,28 @@ def plot_attractor_diagram(
 
 def _dots(ax: Axes, x: np.ndarray, y: np.ndarray, period: np.ndarray) -> list[Line2D]:
     """Draw one group of dots a kind of orbit; return the legend's entries for those present."""
+    kind = _kinds(period)
+    size = 1.0 if len(x) > MANY else 2.0
+    for name in PERIODS:
+        at = kind == name
+        if at.any():
+            ax.plot(x[at], y[at], markersize=size, color=PERIODS[name], rasterized=len(x) > MANY, **DOTS)
+    return period_entries(period)
+
+
+def period_entries(period: np.ndarray) -> list[Line2D]:
+    """Entries of a legend for the kinds of orbit among the orbit periods `period`."""
+    present = set(_kinds(np.ravel(period)))
+    return [
+        Line2D([], [], color=PERIODS[name], label=name, markersize=4, **DOTS) for name in PERIODS if name in present
+    ]
+
+
+def _kinds(period: np.ndarray) -> np.ndarray:
+    """Name in `PERIODS` of each orbit period."""
     kind = np.full(len(period), "other period", dtype=object)
     for number in (1, 2, 4):
         kind[period == number] = f"period {number}"
     kind[period == 0] = "aperiodic"
     kind[np.isnan(period)] = "window not full"
-    size = 1.0 if len(x) > MANY else 2.0
-    dots = {"linestyle": "none", "marker": "o", "markeredgewidth": 0}
-    present = [name for name in PERIODS if (kind == name).any()]
-    for name in present:
-        at = kind == name
-        ax.plot(x[at], y[at], markersize=size, color=PERIODS[name], rasterized=len(x) > MANY, **dots)
-    return [Line2D([], [], color=PERIODS[name], label=name, markersize=4, **dots) for name in present]
+    return kind
