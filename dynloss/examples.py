@@ -16,6 +16,8 @@ from dynloss.data import spiral
 from dynloss.losses import loss_from_config
 from dynloss.models import mlp
 from dynloss.train import train
+from landscape import RunFormatError, open_run
+from landscape.writer_lock import is_being_written
 
 EXAMPLES = {
     "cascade": {
@@ -35,6 +37,9 @@ EXAMPLES = {
     },
 }
 """Settings by name. "cascade": two periods of dynamical cross entropy, with every step around a bifurcation cascade."""
+
+
+KEY_PATTERN = "[0-9a-f]" * 12
 
 
 def example_run(name: str = "cascade", *, folder: str | os.PathLike | None = None) -> Path:
@@ -74,22 +79,35 @@ def example_run(name: str = "cascade", *, folder: str | os.PathLike | None = Non
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        train(
-            mlp(**settings["model"]),
-            loss_from_config(settings["loss"]),
-            spiral(**settings["data"]),
-            validation=spiral(**settings["validation"]),
-            record=unfinished,
-            resume=True,
-            **settings["training"],
-        )
+        if not _is_complete(unfinished):
+            train(
+                mlp(**settings["model"]),
+                loss_from_config(settings["loss"]),
+                spiral(**settings["data"]),
+                validation=spiral(**settings["validation"]),
+                record=unfinished,
+                resume=True,
+                **settings["training"],
+            )
     finally:
         torch.set_num_threads(threads)
     os.replace(unfinished, path)
-    for stale in folder.glob(f"{name}-*"):
-        if stale != path and stale.suffix in (".h5", ".part"):
+    for stale in folder.glob(f"{name}-{KEY_PATTERN}.*"):
+        if stale != path and stale.suffix in (".h5", ".part") and not is_being_written(stale):
             stale.unlink(missing_ok=True)
     return path
+
+
+def _is_complete(unfinished: Path) -> bool:
+    """Whether training ended, but was stopped before the file got its name; a damaged file is removed."""
+    try:
+        with open_run(unfinished) as run:
+            return run.status == "complete"
+    except FileNotFoundError:
+        return False
+    except RunFormatError:
+        unfinished.unlink()
+        return False
 
 
 def cache_folder() -> Path:
