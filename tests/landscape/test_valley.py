@@ -146,7 +146,7 @@ def test_in_a_double_well_the_floor_is_the_minimum_reached_downhill(start, side)
     assert np.isnan(found.harmonic_width).all() == (start == 0.1)  # the curvature is negative there
 
 
-# Some begin on a hill, where the curvature is negative. (Seed 46 has a ridge 0.003 above the rise, thinner than a step.)
+# Some begin on a hill, where the curvature is negative. Seed 46 has a ridge 0.003 above the rise, thinner than a step.
 @pytest.mark.parametrize("seed", [0, 1, 2, 3, 4, 5, 6, 21, 27, 43, 53, 54, 82, 86, 102])
 def test_among_many_wells_the_floor_is_the_first_downhill_and_the_walls_are_the_nearest(seed):
     rng = np.random.default_rng(seed)
