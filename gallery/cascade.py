@@ -24,9 +24,15 @@ onsets = landscape.find_onsets(history)
 live = landscape.bifurcation_diagram(history.loss).sel(step=zoom)
 
 with viz.style():
-    figure, axes = plt.subplots(3, 1, figsize=(6.9, 5.4), sharex=True, layout="constrained")
+    figure, axes = plt.subplots(
+        3, 1, figsize=(6.9, 5.4), sharex=True, layout="constrained"
+    )
     viz.plot_history(
-        history.sel(step=zoom), axes[0], variable="loss", onsets=onsets, linewidth=0.4
+        history.sel(step=zoom),
+        axes[0],
+        variable="loss",
+        onsets=onsets,
+        linewidth=0.4,
     )
     viz.plot_bifurcation_diagram(live, axes[1], onsets=onsets)
     viz.plot_eigenvalues(run.eigenpairs.sel(step=zoom), axes[2], onsets=onsets)

@@ -26,8 +26,12 @@ grads = landscape.gradient_decomposition(
 )
 
 with viz.style():
-    figure, axes = plt.subplots(2, 1, figsize=(6.9, 4.2), sharex=True, layout="constrained")
-    viz.plot_gradient_decomposition(grads, axes[0], kind="fraction", onsets=onsets)
+    figure, axes = plt.subplots(
+        2, 1, figsize=(6.9, 4.2), sharex=True, layout="constrained"
+    )
+    viz.plot_gradient_decomposition(
+        grads, axes[0], kind="fraction", onsets=onsets
+    )
     viz.plot_gradient_decomposition(grads, axes[1], kind="norm", onsets=onsets)
     axes[0].set_xlabel("")
     viz.panel_letters(axes, start="f")

@@ -34,7 +34,9 @@ onsets = landscape.find_onsets(history)
 live = landscape.bifurcation_diagram(history.loss)
 
 with viz.style():
-    figure, axes = plt.subplots(5, 1, figsize=(6.9, 7.2), sharex=True, layout="constrained")
+    figure, axes = plt.subplots(
+        5, 1, figsize=(6.9, 7.2), sharex=True, layout="constrained"
+    )
     viz.plot_history(history, axes[0], variable="class_weight")
     viz.plot_history(history, axes[1], variable="loss", onsets=onsets)
     viz.plot_bifurcation_diagram(live, axes[2], scale="symlog", onsets=onsets)
@@ -50,8 +52,12 @@ plt.show()
 # ------------
 # In the first half of each period the loss and the eigenvalues fall while the accuracy hardly moves. In the second
 # half the loss rises although every step descends, and oscillations set in:
-for step, phase in zip(onsets.onset_step.values, onsets.onset_phase.values, strict=True):
-    print(f"oscillation from step {step} on: phase {phase:.3f} of period {step // 5000}")
+for step, phase in zip(
+    onsets.onset_step.values, onsets.onset_phase.values, strict=True
+):
+    print(
+        f"oscillation from step {step} on: phase {phase:.3f} of period {step // 5000}"
+    )
 
 last = history.isel(step=-1)
 print(f"training accuracy at the end:   {float(last.accuracy):.3f}")

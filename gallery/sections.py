@@ -23,7 +23,10 @@ moments = (8650, 8850, 9050, 9180, 9350)
 
 planes, paths = [], []
 for step in moments:
-    checkpoint, eigs = run.checkpoints.sel(step=step), run.eigenpairs.sel(step=step)
+    checkpoint, eigs = (
+        run.checkpoints.sel(step=step),
+        run.eigenpairs.sel(step=step),
+    )
     plane = landscape.plane_slice(
         objective,
         checkpoint,
@@ -63,7 +66,9 @@ for step, path in zip(moments, paths, strict=True):
     extent = [float(np.ptp(path[name].values)) for name in ("alpha", "beta")]
     off = float(path.off_plane.max())
     error = float(abs(path.plane_loss - path.loss).max())
-    print(f"{step:6d} {extent[0]:10.4f} {extent[1]:9.4f} {off:10.4f} {error:15.4f}")
+    print(
+        f"{step:6d} {extent[0]:10.4f} {extent[1]:9.4f} {off:10.4f} {error:15.4f}"
+    )
 
 # %%
 # The same section at other phases
@@ -77,15 +82,25 @@ with viz.style():
         1, 5, figsize=(7.0, 1.75), sharex=True, sharey=True, layout="compressed"
     )
     turned = [
-        landscape.reweight(planes[0], loss.class_weights(int(5000 + 5000 * phase)))
+        landscape.reweight(
+            planes[0], loss.class_weights(int(5000 + 5000 * phase))
+        )
         for phase in phases
     ]
     lowest = min(float(plane.loss.min()) for plane in turned)
     highest = max(float(plane.loss.max()) for plane in turned)
-    for i, (ax, plane, phase) in enumerate(zip(axes, turned, phases, strict=True)):
+    for i, (ax, plane, phase) in enumerate(
+        zip(axes, turned, phases, strict=True)
+    ):
         levels = np.geomspace(lowest, highest, 25)
         viz.plot_plane_slice(
-            plane, ax, levels=levels, scale="log", lines=False, colorbar=i == 4, title=False
+            plane,
+            ax,
+            levels=levels,
+            scale="log",
+            lines=False,
+            colorbar=i == 4,
+            title=False,
         )
         ax.set_title(f"phase {phase}")
         if i:

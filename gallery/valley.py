@@ -24,7 +24,9 @@ onsets = landscape.find_onsets(run.history)
 recorded = run.eigenpairs.step.values
 period = recorded[(recorded >= 5000) & (recorded % 45 == 0)]
 eigs = run.eigenpairs.sel(step=period).isel(mode=[0])
-widths = landscape.valley_width(objective, run.checkpoints, eigs, rise=[0.05, 0.1])
+widths = landscape.valley_width(
+    objective, run.checkpoints, eigs, rise=[0.05, 0.1]
+)
 
 with viz.style():
     figure, ax = plt.subplots(figsize=(6.9, 3.0), layout="constrained")
@@ -44,7 +46,9 @@ for phase in (0.02, 0.5, 0.94):
     )
 before = at.isel(step=np.flatnonzero((at.step - 5000) / 5000 <= 0.74))
 ratio = (before.width / before.harmonic_width).values
-print(f"measured / harmonic width before the onset: {ratio.min():.2f} … {ratio.max():.2f}")
+print(
+    f"measured / harmonic width before the onset: {ratio.min():.2f} … {ratio.max():.2f}"
+)
 
 # %%
 # The two walls
