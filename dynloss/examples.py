@@ -17,6 +17,8 @@ from dynloss.losses import loss_from_config
 from dynloss.models import mlp
 from dynloss.samplers import sampler_from_config
 from dynloss.train import train
+from landscape import RunFormatError, open_run
+from landscape.writer_lock import is_being_written
 
 
 def _spiral_run(loss: dict, *, width: int, learning_rate: float, n_steps: int, **training) -> dict:
@@ -84,6 +86,9 @@ EXAMPLES = {
 """Settings by name."""
 
 
+KEY_PATTERN = "[0-9a-f]" * 12
+
+
 def example_run(name: str = "cascade", *, folder: str | os.PathLike | None = None) -> Path:
     """The run file of a named example, trained now unless the cache holds it.
 
@@ -118,27 +123,45 @@ def example_run(name: str = "cascade", *, folder: str | os.PathLike | None = Non
     if sys.stderr.isatty():  # like the progress bar: not into pages and logs
         print(f"Training the example run {name!r}, once; kept in {folder}", file=sys.stderr)
     unfinished = path.with_suffix(".part")
+    if not _is_complete(unfinished):
+        _train(settings, unfinished)
+    os.replace(unfinished, path)
+    for stale in folder.glob(f"{name}-{KEY_PATTERN}.*"):
+        if stale != path and stale.suffix in (".h5", ".part") and not is_being_written(stale):
+            stale.unlink(missing_ok=True)
+    return path
+
+
+def _train(settings: dict, record: Path) -> None:
+    """Train a run, or go on with it, in one thread."""
+    data, sampler = spiral(**settings["data"]), settings.get("sampler")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    data, sampler = spiral(**settings["data"]), settings.get("sampler")
     try:
         train(
             mlp(**settings["model"]),
             loss_from_config(settings["loss"]),
             data,
-            sampler=sampler and sampler_from_config(sampler, data.targets),
             validation=spiral(**settings["validation"]),
-            record=unfinished,
+            sampler=sampler and sampler_from_config(sampler, data.targets),
+            record=record,
             resume=True,
             **settings["training"],
         )
     finally:
         torch.set_num_threads(threads)
-    os.replace(unfinished, path)
-    for stale in folder.glob(f"{name}-*"):
-        if stale != path and stale.suffix in (".h5", ".part"):
-            stale.unlink(missing_ok=True)
-    return path
+
+
+def _is_complete(unfinished: Path) -> bool:
+    """Whether training ended, but was stopped before the file got its name; a damaged file is removed."""
+    try:
+        with open_run(unfinished) as run:
+            return run.status == "complete"
+    except FileNotFoundError:
+        return False
+    except RunFormatError:
+        unfinished.unlink()
+        return False
 
 
 def cache_folder() -> Path:

@@ -89,6 +89,10 @@ def run(command: TrainCommand) -> int:
         except KeyboardInterrupt:
             print(f"dynloss: interrupted; {command.record} goes on with --resume", file=sys.stderr)
             return 130
+        except FileExistsError:
+            raise FileExistsError(
+                f"{command.record} exists; --overwrite replaces it, --resume goes on with it"
+            ) from None
     for warning in caught:
         print(f"dynloss: {warning.message}", file=sys.stderr)
     from landscape import open_run

@@ -22,7 +22,7 @@ objective = dynloss.objective(run)
 onsets = landscape.find_onsets(run.history)
 
 recorded = run.eigenpairs.step.values
-period = recorded[(recorded >= 5000) & (recorded % 15 == 0)]
+period = recorded[(recorded >= 5000) & (recorded % 45 == 0)]
 eigs = run.eigenpairs.sel(step=period).isel(mode=[0])
 widths = landscape.valley_width(
     objective, run.checkpoints, eigs, rise=[0.05, 0.1]

@@ -251,6 +251,14 @@ def test_a_sharpness_that_grows_slowly_through_the_threshold_is_found_just_above
     xr.testing.assert_allclose(alone, found)
 
 
+def test_the_state_at_the_onset_is_enough(path):
+    found = onset_curvature(objective_of(quartic, 5), path.sel(step=[7, 12]), onsets_at(7))
+    whole = onset_curvature(objective_of(quartic, 5), path, onsets_at(7))
+    xr.testing.assert_allclose(found, whole)
+    alone = onset_curvature(objective_of(quartic, 5), path.sel(step=7), onsets_at(7))
+    xr.testing.assert_equal(alone, found)
+
+
 def test_an_onset_before_the_first_saved_state_is_refused(path):
     message = "no checkpoint was saved at or before the onset at step 6; record more of the run"
     with pytest.raises(ValueError, match=message):
