@@ -38,6 +38,7 @@ def triangle(**options):
         ),
         (["--order", "random"], dynloss.DynamicalCrossEntropy(3, schedule=triangle(order="random"))),
         (["--static-from", "9"], dynloss.DynamicalCrossEntropy(3, schedule=dynloss.StaticTail(triangle(), 9))),
+        (["--static-from", "0"], dynloss.DynamicalCrossEntropy(3, schedule=dynloss.StaticTail(triangle(), 0))),
         (
             ["--schedule", "sine", "--order", "random", "--static-from", "20", "--n-classes", "4"],
             dynloss.DynamicalCrossEntropy(
