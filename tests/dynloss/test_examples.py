@@ -9,6 +9,7 @@ import torch
 import dynloss
 from dynloss import examples
 from dynloss.kernels import NetworkObjective
+from dynloss.losses import loss_from_config
 from dynloss.settings import TrainingSettings
 from landscape import open_run
 
@@ -50,7 +51,7 @@ def test_an_example_is_the_complete_run_of_its_settings_and_nothing_else_is_kept
     assert files(path) == [path.name]
     with open_run(path) as run:
         assert run.status == "complete"
-        assert run.config["loss"] == TINY["loss"]
+        assert run.config["loss"] == loss_from_config(TINY["loss"]).config()
         assert run.history.step.values.tolist() == list(range(80))
         assert run.checkpoints.step.values.tolist() == sorted({*range(0, 81, 10), *range(20, 25)})
         np.testing.assert_array_equal(run.data["training"].inputs, dynloss.spiral(10, 3, seed=0).inputs)
