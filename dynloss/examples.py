@@ -39,12 +39,12 @@ def _spiral_run(loss: dict, *, width: int, learning_rate: float, n_steps: int, *
 
 
 def _loss_run(loss: dict, learning_rate: float) -> dict:
-    return _spiral_run(loss, width=50, learning_rate=learning_rate, n_steps=3000, eigenpairs=1)
+    return _spiral_run(loss, width=50, learning_rate=learning_rate, n_steps=3000, eigenpairs=1, eigenpairs_every=35)
 
 
 def _schedule_run(schedule: dict) -> dict:
     loss = {"name": "dynamical_cross_entropy", "schedule": schedule}
-    return _spiral_run(loss, width=50, learning_rate=1.0, n_steps=2000, eigenpairs=1)
+    return _spiral_run(loss, width=50, learning_rate=1.0, n_steps=2000, eigenpairs=1, eigenpairs_every=25)
 
 
 def _batch_run(sampler: dict | None = None, **training) -> dict:
