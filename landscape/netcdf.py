@@ -117,7 +117,24 @@ def dims_of(dataset: h5py.Dataset) -> tuple[str, ...]:
         return (own,)
     if any(len(axis) == 0 for axis in dataset.dims):
         raise RunFormatError(f"{dataset.file.filename}: {dataset.name} has an axis without a dimension scale")
-    return tuple(axis[0].name.rsplit("/", 1)[-1] for axis in dataset.dims)
+    return tuple(_scale_name(dataset, axis[0]) for axis in dataset.dims)
+
+
+def _scale_name(dataset: h5py.Dataset, scale: h5py.Dataset) -> str:
+    """Name of a scale among the neighbours of `dataset`.
+
+    Its own ``scale.name`` would have HDF5 search the whole file, and one damaged object anywhere end that.
+    """
+    group = dataset.parent
+    for name in group:
+        if isinstance(group.get(name, getlink=True), h5py.HardLink):
+            try:
+                found = group[name] == scale
+            except (KeyError, OSError, RuntimeError):
+                continue
+            if found:
+                return name
+    raise RunFormatError(f"{dataset.file.filename}: the scale of {dataset.name} is not beside it, or damaged")
 
 
 def write_attrs(target: h5py.HLObject, attrs: Mapping[str, Any]) -> None:

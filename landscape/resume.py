@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,14 +55,24 @@ def open_to_resume(
         raise ValueError(f"{path} holds another run, and cannot be resumed as this one: {'; '.join(differences)}")
     make_writable(path, reserve)
     try:
-        file = h5py.File(path, "r+", **OPEN)
+        file = _open_as_swmr_writer(path)
     except BlockingIOError:
         raise BlockingIOError(f"{path} is open in another program; close it there to resume the run") from None
-    file.swmr_mode = True
     file.attrs.modify("status", np.bytes_("running"))
     file.attrs.modify("n_resumed", file.attrs["n_resumed"] + 1)
     file.flush()
     return file
+
+
+def _open_as_swmr_writer(path: Path) -> h5py.File:
+    """The file as a SWMR writer from its first write on: while it were a plain one, readers would be shut out."""
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+    access.set_libver_bounds(h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
+    metadata_elements, chunk_slots, _, preemption = access.get_cache()
+    access.set_cache(metadata_elements, chunk_slots, OPEN["rdcc_nbytes"], preemption)
+    flags = h5py.h5f.ACC_RDWR | h5py.h5f.ACC_SWMR_WRITE
+    return h5py.File(h5py.h5f.open(os.fsencode(path), flags, fapl=access))
 
 
 def _differences(run, layout, history, attrs, n_modes, dtype, state, optimizer_state) -> list[str]:

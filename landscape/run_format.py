@@ -17,6 +17,7 @@ import xarray as xr
 from landscape.netcdf import to_json, write_attrs, write_dataset
 from landscape.run_state import create_state
 from landscape.run_tables import CHECKSUM, create_table
+from landscape.superblock import PAGE
 
 if TYPE_CHECKING:
     from landscape.params import ParamLayout
@@ -29,6 +30,9 @@ STATUS_TYPE = "S12"
 
 OPEN = {"libver": ("v110", "v110"), "rdcc_nbytes": 0}
 """How a writer opens a file. Without a chunk cache a commit writes its rows and nothing else, once."""
+
+PAGED = {"fs_strategy": "page", "fs_page_size": PAGE}
+"""How a file is laid out: no header or index crosses a page border, where a kill can cut a write in two."""
 
 HISTORY_ATTRS = {
     "loss": {"long_name": "loss"},
@@ -62,7 +66,7 @@ def create_file(path: Path, layout: ParamLayout, **content: Any) -> h5py.File:
     """
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
-        file = h5py.File(new, "w", track_order=True, **OPEN)
+        file = h5py.File(new, "w", track_order=True, **PAGED, **OPEN)
         try:
             create_run(file, layout, **content)
             file.swmr_mode = True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ import numpy as np
 import xarray as xr
 from xarray.backends import BackendArray
 from xarray.core import indexing
+
+READ_ATTEMPTS = 25
 
 
 class RunFormatError(ValueError):
@@ -45,7 +49,7 @@ class FileHandle:
         if not h5py.is_hdf5(self.path):
             raise RunFormatError(f"{self.path} is not an HDF5 file; give a file that landscape wrote")
         try:  # as a SWMR reader: the only way into files that are being written, or whose writer was killed
-            self._file = h5py.File(self.path, "r", libver="latest", swmr=True)
+            self._file = _open_as_swmr_reader(self.path)
         except OSError:
             try:
                 self._file = h5py.File(self.path, "r")
@@ -164,6 +168,25 @@ def _resolve(key, size: int):
     if isinstance(key, np.ndarray):
         return np.where(key < 0, key + size, key)
     return int(key) + size if key < 0 else int(key)
+
+
+def _open_as_swmr_reader(path: Path) -> h5py.File:
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+    access.set_libver_bounds(h5py.h5f.LIBVER_LATEST, h5py.h5f.LIBVER_LATEST)
+    with contextlib.suppress(AttributeError, OSError):  # a platform where it is not found that way keeps the default
+        _limit_read_attempts(access)
+    return h5py.File(h5py.h5f.open(os.fsencode(path), h5py.h5f.ACC_RDONLY | h5py.h5f.ACC_SWMR_READ, fapl=access))
+
+
+def _limit_read_attempts(access: h5py.h5p.PropFAID) -> None:
+    """Let damaged metadata be an error after some hundredths of a second.
+
+    HDF5 reads metadata with a wrong checksum again, up to 100 times, as a writer may just be at it, and doubles its
+    pause from one nanosecond on each time: with damage that stays it would not return within a lifetime.
+    """
+    set_attempts = ctypes.CDLL(h5py.h5p.__file__).H5Pset_metadata_read_attempts
+    set_attempts(ctypes.c_int64(access.id), ctypes.c_uint(READ_ATTEMPTS))
 
 
 def _first_line(error: BaseException) -> str:

@@ -16,6 +16,8 @@ from landscape.stored import RunFormatError
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _FIELDS = struct.Struct("<8s4B4Q")  # signature; version, 2 sizes, flags; base, extension, end of file, root group
 _MASK = 0xFFFFFFFF
+PAGE = 4096
+"""A file is given out in pages, so that a header never crosses the border of one: there a kill can cut a write."""
 
 
 def make_writable(path: str | os.PathLike, reserve: int = 0) -> None:
@@ -49,6 +51,7 @@ def make_writable(path: str | os.PathLike, reserve: int = 0) -> None:
             return
         *head, flags, base, extension, end, root = _FIELDS.unpack(fields)
         end = max(end, os.fstat(file.fileno()).st_size) + reserve
+        end += -end % PAGE
         file.truncate(end)
         fields = _FIELDS.pack(*head, flags & ~0b101, base, extension, end, root)
         file.seek(0)
