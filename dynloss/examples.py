@@ -21,7 +21,7 @@ from landscape import RunFormatError, open_run
 from landscape.writer_lock import is_being_written
 
 
-def _spiral_run(loss: dict, *, width: int, learning_rate: float, n_steps: int, **training) -> dict:
+def _spiral_run(loss: dict, *, width: int, learning_rate: float, n_steps: int, every: int = 15, **training) -> dict:
     """Settings of a run on the spiral task, the same data and the same initial parameters for every one."""
     return {
         "data": {"n_per_class": 100, "n_classes": 3, "seed": 0},
@@ -31,20 +31,20 @@ def _spiral_run(loss: dict, *, width: int, learning_rate: float, n_steps: int, *
         "training": {
             "learning_rate": learning_rate,
             "n_steps": n_steps,
-            "checkpoint_every": 15,
-            "eigenpairs_every": 15,
+            "checkpoint_every": every,
+            "eigenpairs_every": every,
             **training,
         },
     }
 
 
 def _loss_run(loss: dict, learning_rate: float) -> dict:
-    return _spiral_run(loss, width=50, learning_rate=learning_rate, n_steps=3000, eigenpairs=1, eigenpairs_every=35)
+    return _spiral_run(loss, width=50, learning_rate=learning_rate, n_steps=3000, eigenpairs=1, every=35)
 
 
 def _schedule_run(schedule: dict) -> dict:
     loss = {"name": "dynamical_cross_entropy", "schedule": schedule}
-    return _spiral_run(loss, width=50, learning_rate=1.0, n_steps=2000, eigenpairs=1, eigenpairs_every=25)
+    return _spiral_run(loss, width=50, learning_rate=1.0, n_steps=2000, eigenpairs=1, every=25)
 
 
 def _batch_run(sampler: dict | None = None, **training) -> dict:
