@@ -62,6 +62,10 @@ class ClassWeightedLoss:
             schedule = TriangleSchedule(self.n_classes, amplitude, period)
         elif amplitude is not None or period is not None:
             raise ValueError("give a dynamical loss either an amplitude and a period, or a schedule")
+        if not isinstance(schedule, Schedule):
+            raise ValueError(
+                "schedule must be a Schedule; dynloss.FunctionSchedule(function, n_classes) makes one of a function"
+            )
         if schedule.n_classes != self.n_classes:
             raise ValueError(f"the schedule is of {schedule.n_classes} classes, the loss of {self.n_classes}")
         self.schedule = schedule

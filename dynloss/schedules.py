@@ -64,6 +64,10 @@ class _PeriodicSchedule(Schedule):
             )
         if self.period < 2:
             raise ValueError(f"period must be at least 2 steps, got {self.period}")
+        if self.period != int(self.period):
+            raise ValueError(f"period must be a whole number of steps, got {self.period}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be at least 0, got {self.seed}")
         if self.order not in ("cyclic", "random"):
             raise ValueError(f'order must be "cyclic" or "random", got {self.order!r}')
 

@@ -87,5 +87,5 @@ print(
 )
 
 # %%
-# On mini-batches the sharpness peaks with the class weights at the borders of the periods, below the threshold, which
-# is that of descent on all samples.
+# On mini-batches the sharpness peaks where the loss does, at the borders between periods, and stays below the
+# threshold, which is that of descent on all samples.

@@ -363,3 +363,8 @@ def test_settings_that_make_no_loss_are_refused_in_one_line(make, message):
     with pytest.raises(ValueError, match=message) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+def test_a_function_given_as_a_schedule_is_told_what_makes_one_of_it():
+    with pytest.raises(ValueError, match=r"FunctionSchedule\(function, n_classes\)"):
+        DynamicalCrossEntropy(3, schedule=lambda step: np.ones(3))

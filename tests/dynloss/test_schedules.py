@@ -366,3 +366,9 @@ def test_amplitude_and_period_are_asked_for(kind):
 def test_a_function_of_fewer_than_two_classes_is_refused(n_classes):
     with pytest.raises(ValueError, match=f"n_classes must be at least 2, got {n_classes}"):
         FunctionSchedule(swinging, n_classes)
+
+
+@pytest.mark.parametrize("options", [{"period": 10.5}, {"seed": -1, "order": "random"}])
+def test_fractional_periods_and_negative_seeds_are_refused_at_once(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        TriangleSchedule(**{"n_classes": 3, "amplitude": 5, "period": 10} | options)
