@@ -1,6 +1,6 @@
 """Every moment at which a recording process could die: each write is logged, and each prefix of the log is a file.
 
-Run as a script, it tries them all and prints how many were right (``make crash``); a test tries a sample. For each
+Run as a script, it tries them all and prints how many were right; a test tries a sample. For each
 prefix, and for writes cut at a page border, the file must open, hold every committed row as it was appended, and
 resume to the same end as an undisturbed run. With ``--twice``, the resuming writer dies too, at each of its writes.
 """
