@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
-
 import torch
 
-from dynloss.schedules import Schedule, TriangleSchedule, schedule_from_config
+from dynloss.schedules import Schedule, TriangleSchedule, build
 
 
 class ClassWeightedLoss:
@@ -224,17 +222,7 @@ def loss_from_config(config: dict) -> ClassWeightedLoss:
     ValueError
         If there is no such loss or schedule, or options do not fit.
     """
-    options = dict(config)
-    name = options.pop("name", None)
-    if name not in LOSSES:
-        raise ValueError(f"unknown loss {name!r}; known losses: {', '.join(LOSSES)}")
-    if "schedule" in options:
-        options["schedule"] = schedule_from_config(options["schedule"])
-    try:
-        inspect.signature(LOSSES[name]).bind(**options)
-    except TypeError as error:
-        raise ValueError(f"loss {name}: {error}") from None
-    return LOSSES[name](**options)
+    return build("loss", "losses", LOSSES, config)
 
 
 def one_hot(targets: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

@@ -254,19 +254,30 @@ def schedule_from_config(config: dict) -> Schedule:
     ValueError
         If there is no such schedule, it was a function, or its options are others.
     """
+    if config.get("name") == FunctionSchedule.name:
+        raise ValueError("the schedule was a function, which a file cannot hold; give the loss again: loss=…")
+    return build("schedule", "schedules", SCHEDULES, config)
+
+
+def build(kind: str, plural: str, classes: dict[str, type], config: dict):
+    """The object of one of `classes`, by name, that `config` describes; a schedule among its options is built, too.
+
+    Raises
+    ------
+    ValueError
+        If there is no such name, or the options are others; `kind` and `plural` say of what.
+    """
     options = dict(config)
     name = options.pop("name", None)
-    if name == FunctionSchedule.name:
-        raise ValueError("the schedule was a function, which a file cannot hold; give the loss again: loss=…")
-    if name not in SCHEDULES:
-        raise ValueError(f"unknown schedule {name!r}; known schedules: {', '.join(SCHEDULES)}")
+    if name not in classes:
+        raise ValueError(f"unknown {kind} {name!r}; known {plural}: {', '.join(classes)}")
     if "schedule" in options:
         options["schedule"] = schedule_from_config(options["schedule"])
     try:
-        inspect.signature(SCHEDULES[name]).bind(**options)
+        inspect.signature(classes[name]).bind(**options)
     except TypeError as error:
-        raise ValueError(f"schedule {name}: {error}") from None
-    return SCHEDULES[name](**options)
+        raise ValueError(f"{kind} {name}: {error}") from None
+    return classes[name](**options)
 
 
 def _check_classes(n_classes: int) -> None:

@@ -11,9 +11,9 @@ from scipy.optimize import elementwise
 
 from landscape.checkpoints import batches
 from landscape.gradient import shared_steps
+from landscape.objective import POINTS_PER_BATCH
 from landscape.stability import stability_threshold
 
-POINTS_PER_BATCH = 32
 ROWS_PER_BATCH = 64
 GROWTH = 1.3
 """Each step outwards in search of a floor or wall is so much longer than the one before, so none is jumped over."""
