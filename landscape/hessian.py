@@ -9,7 +9,7 @@ import torch
 import xarray as xr
 
 from landscape.checkpoints import batches, rows
-from landscape.lanczos import RitzPairs, Settings, run_together, top_ritz_pairs
+from landscape.lanczos import RitzPairs, Settings, top_ritz_pairs
 from landscape.stability import stability_threshold
 
 LABELS = {
@@ -128,13 +128,13 @@ def _check(k: int, n: int, tol: float, which: str, max_products: int | None) -> 
 
 
 def _solve(objective, params: torch.Tensor, steps: np.ndarray, settings: Settings, sign: float, seed: int):
-    solvers = [top_ritz_pairs(params[0], settings, np.random.default_rng([seed, abs(int(step))])) for step in steps]
+    rngs = [np.random.default_rng([seed, abs(int(step))]) for step in steps]
 
     def linearize(members: list[int]):
         product = objective.linearize(params[members], steps[members])
         return product if sign > 0 else lambda vectors: -product(vectors)
 
-    return run_together(solvers, linearize)
+    return top_ritz_pairs(linearize, params, rngs, settings)
 
 
 def _dataset(pairs: list[RitzPairs], checkpoints: xr.Dataset, sign: float, previous: xr.Dataset | None) -> xr.Dataset:
