@@ -295,11 +295,10 @@ TRIALS = {
 
 
 @pytest.mark.parametrize(("spectrum", "k"), TRIALS.values(), ids=TRIALS)
-@pytest.mark.parametrize("tol", [1e-3, 1e-6])
-def test_of_a_thousand_starts_none_certifies_a_wrong_answer(spectrum, k, tol):
-    """A random start in a diagonal matrix is one in any basis."""
-    spectrum, accuracy = torch.tensor(spectrum, dtype=torch.float64), max(2 * tol, 1e-3)
-    asked = Settings(k=k, max_products=60, **DEFAULTS | {"tol": tol, "accuracy": accuracy})
+def test_of_a_thousand_starts_none_certifies_a_wrong_answer(spectrum, k):
+    """A random start in a diagonal matrix is one in any basis; a loose tolerance leaves most to the certificate."""
+    spectrum, accuracy = torch.tensor(spectrum, dtype=torch.float64), 2e-3
+    asked = Settings(k=k, max_products=60, **DEFAULTS | {"tol": 1e-3, "accuracy": accuracy})
     n_certified = 0
     for start in range(0, 1000, 50):
         rngs = [np.random.default_rng([start, i]) for i in range(50)]
