@@ -64,10 +64,10 @@ class Curvature:
         room = BATCH_BYTES if self.objective.device.type == "cpu" else 64 * BATCH_BYTES
         return int(np.clip(room // (VECTORS_EACH * self.n * itemsize), 1, 64))
 
-    def batches(self, size: int | None, label: str) -> Iterator[CurvatureBatch]:
-        """The matrices of `size` rows at a time, with a progress bar named `label` on a terminal."""
-        start = 0
-        for steps, params in batches(self.checkpoints, self.objective, size or self.batch_rows(), label):
+    def batches(self, size: int | None, label: str, start: int = 0) -> Iterator[CurvatureBatch]:
+        """The matrices of `size` rows at a time, from row `start` on, with a progress bar `label` on a terminal."""
+        remaining = self.checkpoints.isel(step=slice(start, None))
+        for steps, params in batches(remaining, self.objective, size or self.batch_rows(), label):
             scale = None
             if self.preconditioned:
                 moments = self.checkpoints.second_moment.isel(step=slice(start, start + len(steps))).values
@@ -82,6 +82,10 @@ class Curvature:
         full = np.zeros((*vectors.shape[:-1], self.objective.n_params), vectors.dtype)
         full[..., self.chosen.cpu().numpy()] = vectors
         return full
+
+    def extract(self, vectors: np.ndarray) -> np.ndarray:
+        """The entries (…, n) of vectors (…, param) that the matrix acts on."""
+        return vectors if self.chosen is None else vectors[..., self.chosen.cpu().numpy()]
 
     def _scale(self, params: torch.Tensor, steps: np.ndarray, moments: torch.Tensor) -> torch.Tensor:
         """P^(−1/2) (E, param); a row of moments is ν before the update at its step, which the gradient enters."""
@@ -148,8 +152,8 @@ def _check_preconditioner(checkpoints: xr.Dataset) -> None:
     needed = {"adam": ("beta2", "epsilon"), "rmsprop": ("alpha", "epsilon")}.get(attrs.get("optimizer"))
     if needed is None:
         raise ValueError(
-            f"optimizer {attrs.get('optimizer')!r} has no preconditioner; preconditioned curvature needs checkpoints of "
-            "adam or rmsprop"
+            f"optimizer {attrs.get('optimizer')!r} has no preconditioner; preconditioned curvature needs checkpoints "
+            "of adam or rmsprop"
         )
     missing = [name for name in needed if name not in attrs]
     if missing or "second_moment" not in checkpoints:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from landscape.basis import Basis, Batch
 from landscape.certificate import Probe, counts_hold
 
 PROBE_STEPS = 32  # of the first probe that gives up; each further one may take twice as many
@@ -38,7 +39,8 @@ class RitzPairs:
 
     values: np.ndarray  # (k,)
     vectors: torch.Tensor  # (k, n)
-    residuals: np.ndarray  # (k,), relative
+    errors: np.ndarray  # (k,), ‖Av − θv‖
+    residuals: np.ndarray  # (k,), the same relative to the scale of θ
     gaps: np.ndarray  # (k,), to the next smaller Ritz value; NaN where there is none
     converged: np.ndarray  # (k,), bool
     certified: bool
@@ -90,131 +92,6 @@ def top_ritz_pairs(
     return results
 
 
-class Batch:
-    """Orthonormal vectors q_j, their products A q_j, and T_ij = ⟨q_i, A q_j⟩ of several operators, equally many each.
-
-    Attributes
-    ----------
-    vectors, products : torch.Tensor
-        (E, capacity so far, n); the first `size` are filled.
-    T : numpy.ndarray
-        (E, capacity, capacity), in double precision.
-    """
-
-    def __init__(self, n_rows: int, like: torch.Tensor, capacity: int):
-        self.capacity, self.size = capacity, 0
-        self.T = np.zeros((n_rows, capacity, capacity))
-        self.vectors = like.new_empty((n_rows, min(capacity, 32), like.shape[-1]))
-        self.products = torch.empty_like(self.vectors)
-
-    def keep(self, rows: list[int]) -> None:
-        """Drop the other rows."""
-        if len(rows) < len(self.T):
-            self.T, self.vectors, self.products = self.T[rows], self.vectors[rows], self.products[rows]
-
-    def extend(self, vectors: torch.Tensor, products: torch.Tensor) -> tuple[torch.Tensor, np.ndarray]:
-        """Add a unit vector (E, n) and its product to each; what of the product lies outside, as unit vector and norm.
-
-        Where nothing lies outside that direction is rounding.
-        """
-        m = self.size
-        if m == self.vectors.shape[1]:
-            grow = self.vectors.new_empty((len(self.T), min(m, self.capacity - m), self.vectors.shape[-1]))
-            self.vectors, self.products = torch.cat([self.vectors, grow], 1), torch.cat([self.products, grow], 1)
-        self.vectors[:, m], self.products[:, m] = vectors, products
-        self.size = m + 1
-        outside, column = orthogonalise(products, self.vectors[:, : m + 1])
-        self.T[:, : m + 1, m] = self.T[:, m, : m + 1] = column.double().cpu().numpy()
-        norms = torch.linalg.vector_norm(outside, dim=-1)
-        outside /= norms.clamp_min(torch.finfo(norms.dtype).tiny)[:, None]
-        return outside, norms.double().cpu().numpy()
-
-
-def orthogonalise(vectors: torch.Tensor, basis: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The parts of `vectors` (E, n) outside the span of `basis` (E, m, n), and their coefficients inside (E, m)."""
-    vectors, across = vectors[:, None], basis.mT
-    coefficients = torch.bmm(vectors, across)
-    vectors = torch.baddbmm(vectors, coefficients, basis, alpha=-1)
-    second = torch.bmm(vectors, across)  # one pass loses orthogonality where most lies inside; two do not
-    vectors = torch.baddbmm(vectors, second, basis, alpha=-1)
-    return vectors[:, 0], (coefficients + second)[:, 0]
-
-
-class Basis:
-    """The row of a `Batch` that belongs to one operator."""
-
-    def __init__(self, batch: Batch, row: int, rng: np.random.Generator):
-        self.batch, self.row, self.rng = batch, row, rng
-        self.n = batch.vectors.shape[-1]
-
-    @property
-    def size(self) -> int:
-        """Number m of vectors, and of products made."""
-        return self.batch.size
-
-    @property
-    def room(self) -> int:
-        """How many vectors may still join."""
-        return self.batch.capacity - self.batch.size
-
-    @property
-    def T(self) -> np.ndarray:
-        """VᵀAV (m, m)."""
-        return self.batch.T[self.row, : self.size, : self.size]
-
-    @property
-    def vectors(self) -> torch.Tensor:
-        """V as rows (m, n)."""
-        return self.batch.vectors[self.row, : self.size]
-
-    @property
-    def products(self) -> torch.Tensor:
-        """AV as rows (m, n)."""
-        return self.batch.products[self.row, : self.size]
-
-    def random_vector(self) -> torch.Tensor:
-        """A unit vector of uniform direction in the complement of the basis."""
-        vector = torch.from_numpy(self.rng.standard_normal(self.n)).to(self.batch.vectors)
-        # The complement of an almost full basis leaves little of the draw: once more restores orthogonality.
-        return self.outside(self.outside(vector))
-
-    def outside(self, vector: torch.Tensor) -> torch.Tensor:
-        """The unit vector along the part of `vector` outside the basis."""
-        if self.size:
-            vector = orthogonalise(vector[None], self.vectors[None])[0][0]
-        return vector / vector.norm()
-
-    def noise(self) -> float:
-        """Norm below which what is left of a product is rounding."""
-        scale = float(np.abs(self.T).max())  # a lower bound of the norm of A
-        return 8 * self.n**0.5 * torch.finfo(self.batch.vectors.dtype).eps * scale
-
-    def gram(self, m: int) -> np.ndarray:
-        """RᵀR (m, m) of R = AV − VT for the first m vectors."""
-        V, products = self.vectors[:m], self.products[:m]
-        R = (products - self._like(self.T[:m, :m]) @ V).double()
-        return (R @ R.T).cpu().numpy()
-
-    def pairs(self, values: np.ndarray, coefficients: np.ndarray, settings: Settings) -> tuple[RitzPairs, torch.Tensor]:
-        """Ritz pairs and their true residual vectors (k, n), from all Ritz values and coefficients (m, k)."""
-        k, y = settings.k, self._like(coefficients.T)
-        vectors = y @ self.vectors
-        block = y @ self.products - self._like(values[:k, None]) * vectors
-        residuals = torch.linalg.vector_norm(block, dim=-1).double().cpu().numpy() / scales(values, k)
-        gaps = values[:k] - np.append(values, np.nan)[1 : k + 1]
-        pairs = RitzPairs(values[:k], vectors, residuals, gaps, residuals <= settings.tol, False, self.size)
-        return pairs, block
-
-    def _like(self, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.array(array)).to(self.batch.vectors)
-
-
-def scales(values: np.ndarray, k: int) -> np.ndarray:
-    """σ_i = max(|θ_i|, 1e-3 · max_j |θ_j|), to which residuals are relative; 1 for a zero operator."""
-    largest = max(abs(values[0]), abs(values[-1]))
-    return np.maximum(np.abs(values[:k]), SCALE_FLOOR * largest) if largest > 0 else np.ones(k)
-
-
 Search = Generator[torch.Tensor | None, float, RitzPairs]
 """Yields the unit vector to go on with, None for what lay outside of the last product; receives the norm of that."""
 
@@ -249,7 +126,7 @@ def _converge(basis: Basis, settings: Settings):
             values, y = _ritz(basis.T)
             # In a Krylov space norm · |last coefficient| is the residual: the true one is spared while it is too large.
             if not krylov or not basis.room or (norm * abs(y[-1, :k]) <= settings.tol * scales(values, k)).all():
-                pairs, block = basis.pairs(values, y[:, :k], settings)
+                pairs, block = _pairs(basis, values, y[:, :k], settings)
                 if pairs.converged.all() or not basis.room:
                     return pairs, values
                 if not krylov:
@@ -261,6 +138,12 @@ def _converge(basis: Basis, settings: Settings):
         vector = None
         if not np.isfinite(norm):
             return None, None
+
+
+def scales(values: np.ndarray, k: int) -> np.ndarray:
+    """σ_i = max(|θ_i|, 1e-3 · max_j |θ_j|), to which residuals are relative; 1 for a zero operator."""
+    largest = max(abs(values[0]), abs(values[-1]))
+    return np.maximum(np.abs(values[:k]), SCALE_FLOOR * largest) if largest > 0 else np.ones(k)
 
 
 def _probe(basis: Basis, values: np.ndarray, settings: Settings, failure: float, n_steps: int):
@@ -291,41 +174,24 @@ def _probe(basis: Basis, values: np.ndarray, settings: Settings, failure: float,
     return False
 
 
+def _pairs(
+    basis: Basis, values: np.ndarray, coefficients: np.ndarray, settings: Settings
+) -> tuple[RitzPairs, torch.Tensor]:
+    """Ritz pairs and their true residual vectors (k, n), from all Ritz values and coefficients (m, k)."""
+    k, y = settings.k, basis.like(coefficients.T)
+    vectors = y @ basis.vectors
+    block = y @ basis.products - basis.like(values[:k, None]) * vectors
+    errors = torch.linalg.vector_norm(block, dim=-1).double().cpu().numpy()
+    residuals = errors / scales(values, k)
+    gaps = values[:k] - np.append(values, np.nan)[1 : k + 1]
+    pairs = RitzPairs(values[:k], vectors, errors, residuals, gaps, residuals <= settings.tol, False, basis.size)
+    return pairs, block
+
+
 def _ritz(T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Ritz values, largest first, and the coefficients of their vectors as columns."""
     values, coefficients = np.linalg.eigh(T)
     return values[::-1], coefficients[:, ::-1]
-
-
-def _probe(basis: Basis, values: np.ndarray, settings: Settings, failure: float, n_steps: int):
-    """Whether the k pairs are certified but for a probability `failure`; the probe's vectors stay in the basis."""
-    k, m, noise = settings.k, basis.size, basis.noise()
-    accuracies = settings.accuracy * scales(values, k)
-    probe = Probe(values, k, accuracies[-1], noise)
-    limit, tried, gram = failure / np.sqrt(2 * basis.n / np.pi), np.inf, None
-    vector = basis.random_vector()
-    while basis.room and probe.n_steps < n_steps:
-        norm = yield vector
-        vector = None
-        if not np.isfinite(norm):
-            return False
-        ended = norm <= noise
-        probe.step(basis.T[-1, -1], 0.0 if ended else norm)
-        if probe.copy_missing:
-            return False
-        mu = probe.bound(limit)
-        if mu is not None and mu < tried:
-            # What is certified are the pairs of V alone, whose residuals were found small.
-            if gram is None:
-                T = basis.T[:m, :m]
-                outside = (basis.products[:m] - basis._like(T) @ basis.vectors[:m]).double()
-                gram = (outside @ outside.T).cpu().numpy()
-            if counts_hold(T, gram, mu, values[:k] + accuracies):
-                return True
-            tried = mu
-        if ended:
-            return False
-    return False
 
 
 def _finished(pairs: RitzPairs, certified: bool, n_products: int) -> RitzPairs:
@@ -336,4 +202,4 @@ def _finished(pairs: RitzPairs, certified: bool, n_products: int) -> RitzPairs:
 def _nothing(basis: Basis, k: int) -> RitzPairs:
     nan = np.full(k, np.nan)
     vectors = basis.vectors.new_full((k, basis.n), torch.nan)
-    return RitzPairs(nan, vectors, nan, nan, np.zeros(k, bool), False, basis.size)
+    return RitzPairs(nan, vectors, nan, nan, nan, np.zeros(k, bool), False, basis.size)

@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from landscape.basis import Basis, Batch
 from landscape.certificate import Probe
-from landscape.lanczos import Basis, Batch, Settings, _probe, top_ritz_pairs
+from landscape.lanczos import Settings, _probe, top_ritz_pairs
 
 DEFAULTS = {"tol": 1e-6, "certify": True, "accuracy": 1e-3, "failure": 1e-6}
 
