@@ -53,7 +53,8 @@ def spectral_density(
     checkpoints : xarray.Dataset
         ``params`` (step, param), or one row of it; see `landscape.curvature.Curvature` for preconditioned ones.
     n_vectors : int
-        Start vectors a checkpoint, at most n of which are used; the standard error falls as 1/√n_vectors.
+        Start vectors a checkpoint, at most n of which are used; the standard error falls as 1/√n_vectors. From fewer
+        than ten the standard error itself is too uncertain to rely on.
     n_lanczos : int
         Lanczos steps m a start vector, at most n of which are made; nodes lie about π · range / (2m) apart in the
         middle of a spectrum without gaps, closer at its ends and where there are gaps.
@@ -78,8 +79,8 @@ def spectral_density(
     Returns
     -------
     xarray.Dataset
-        ``density`` and its ``standard_error`` over the start vectors (step, eigenvalue), in 1/units of the eigenvalue:
-        it integrates to 1; ``node``, ``weight`` (step, vector, lanczos), Σ_j w_j = 1; ``n_hvp`` (step), products made.
+        ``density``, which integrates to 1, and its ``standard_error`` over the start vectors (step, eigenvalue);
+        ``node``, ``weight`` (step, vector, lanczos), where Σ_j w_j = 1; ``n_hvp`` (step), products made.
         Where Krylov spaces end early, nodes are NaN and weights 0; where a Hessian is not finite all is NaN. Attributes
         ``n`` and ``width``. Any tr f(A) is ``n * (weight * f(node)).sum("lanczos", min_count=1).mean("vector")``.
 
@@ -138,7 +139,7 @@ def hessian_trace(
 
     XTrace (Epperly, Tropp & Webber 2024, arXiv 2301.07825): of k = n_products / 2 Gaussian vectors, each in turn
     estimates the trace on the complement of the range of A that the k − 1 others found, and their mean is taken. A few
-    large eigenvalues then add nothing to the error, as they do in Hutchinson's estimate.
+    large eigenvalues, which dominate the error of Hutchinson's estimate, then add nothing to it.
 
     Parameters
     ----------
@@ -153,7 +154,7 @@ def hessian_trace(
     -------
     xarray.Dataset
         ``trace``, ``standard_error`` (step), the latter from the spread of the k estimates, which depend on one another
-        so that it is some 10–25 % too small; 0 where the trace is exact. ``n_hvp`` (step), products made; attribute
+        so that it is up to a quarter too small; 0 where the trace is exact. ``n_hvp`` (step), products made; attribute
         ``n``. NaN where a Hessian is not finite.
 
     Raises
