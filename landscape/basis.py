@@ -15,18 +15,21 @@ class Batch:
         (E, capacity so far, n); the first `size` are filled.
     T : numpy.ndarray
         (E, capacity, capacity), in double precision.
+    scale : numpy.ndarray
+        (E,), the largest |T_ij|: a lower bound of the operators' norms.
     """
 
     def __init__(self, n_rows: int, like: torch.Tensor, capacity: int):
         self.capacity, self.size = capacity, 0
-        self.T = np.zeros((n_rows, capacity, capacity))
+        self.T, self.scale = np.zeros((n_rows, capacity, capacity)), np.zeros(n_rows)
         self.vectors = like.new_empty((n_rows, min(capacity, 32), like.shape[-1]))
         self.products = torch.empty_like(self.vectors)
 
     def keep(self, rows: list[int]) -> None:
         """Drop the other rows."""
         if len(rows) < len(self.T):
-            self.T, self.vectors, self.products = self.T[rows], self.vectors[rows], self.products[rows]
+            self.T, self.scale = self.T[rows], self.scale[rows]
+            self.vectors, self.products = self.vectors[rows], self.products[rows]
 
     def extend(self, vectors: torch.Tensor, products: torch.Tensor) -> tuple[torch.Tensor, np.ndarray]:
         """Add a unit vector (E, n) and its product to each; what of the product lies outside, as unit vector and norm.
@@ -40,7 +43,9 @@ class Batch:
         self.vectors[:, m], self.products[:, m] = vectors, products
         self.size = m + 1
         outside, column = orthogonalise(products, self.vectors[:, : m + 1])
-        self.T[:, : m + 1, m] = self.T[:, m, : m + 1] = column.double().cpu().numpy()
+        column = column.double().cpu().numpy()
+        self.T[:, : m + 1, m] = self.T[:, m, : m + 1] = column
+        self.scale = np.maximum(self.scale, np.abs(column).max(axis=1))
         norms = torch.linalg.vector_norm(outside, dim=-1)
         outside /= norms.clamp_min(torch.finfo(norms.dtype).tiny)[:, None]
         return outside, norms.double().cpu().numpy()
@@ -62,6 +67,7 @@ class Basis:
     def __init__(self, batch: Batch, row: int, rng: np.random.Generator):
         self.batch, self.row, self.rng = batch, row, rng
         self.n = batch.vectors.shape[-1]
+        self.rounding = 8 * self.n**0.5 * torch.finfo(batch.vectors.dtype).eps
 
     @property
     def size(self) -> int:
@@ -102,8 +108,7 @@ class Basis:
 
     def noise(self) -> float:
         """Norm below which what is left of a product is rounding."""
-        scale = float(np.abs(self.T).max())  # a lower bound of the norm of A
-        return 8 * self.n**0.5 * torch.finfo(self.batch.vectors.dtype).eps * scale
+        return self.rounding * self.batch.scale[self.row]
 
     def gram(self, m: int) -> np.ndarray:
         """RᵀR (m, m) of R = AV − VT for the first m vectors."""
