@@ -17,7 +17,8 @@ from landscape.objective import as_steps
 class CompiledNetworkObjective(NetworkObjective):
     """`NetworkObjective` by loops that numba compiles when they are first used, and keeps on disk.
 
-    It runs in one thread, and each row of params gives the same bits whatever the other rows are.
+    It runs in one thread, and each row of params gives the same bits whatever the other rows are. The loops trust
+    every index, so that all shapes are checked here.
 
     Raises
     ------
@@ -29,18 +30,13 @@ class CompiledNetworkObjective(NetworkObjective):
 
     def _keep(self) -> None:
         ((inputs, targets),) = self.batches
-        n_inputs, self._n_classes = self.model.hidden.in_features, self.model.output.out_features
-        if inputs.ndim != 2 or inputs.shape[1] != n_inputs:
-            raise ValueError(f"inputs must have shape (P, {n_inputs}), got {tuple(inputs.shape)}")
+        self._n_classes = self.model.output.out_features
         if self.loss_fn.n_classes != self._n_classes:
             raise ValueError(f"the loss is of {self.loss_fn.n_classes} classes, the model of {self._n_classes}")
-        # The loops trust these indices.
+        self._inputs = self._extended(inputs)
         self._targets = targets.numpy().astype(np.int64)
         if targets.shape != inputs.shape[:1] or self._targets.min() < 0 or self._targets.max() >= self._n_classes:
-            raise ValueError(
-                f"targets must be classes 0 … {self._n_classes - 1}, one for each of {len(inputs)} samples"
-            )
-        self._inputs = _extended(inputs)
+            raise ValueError(f"targets must be {len(inputs)} classes 0 … {self._n_classes - 1}, one a sample")
         if isinstance(self.loss_fn, CrossEntropy):
             self._form, self._relative = loops.CROSS_ENTROPY, 1
         else:
@@ -48,11 +44,11 @@ class CompiledNetworkObjective(NetworkObjective):
             self._form = loops.SQUARED_ERROR_BY_SAMPLE if by_sample else loops.SQUARED_ERROR_BY_COMPONENT
             self._relative = 0
         self._weights = getattr(self, "_weights", None) or ClassWeights(self.loss_fn, self._inputs.dtype)
-        n_samples, width = self._inputs.shape[1], _padded(self.model.hidden.out_features)
+        (n_inputs, n_samples), width = self._inputs.shape, _padded(self.model.hidden.out_features)
         n_outputs = self._n_classes - self._relative
-        n_pairs = (n_inputs + 1) * n_outputs
+        n_pairs = n_inputs * n_outputs
         self._shapes = {
-            "layers": (n_inputs + 1 + n_outputs, width),
+            "layers": (n_inputs + n_outputs, width),
             "mixed": (-(-n_pairs // 3) * 3, width),
             "curvature": (2, self._n_classes, n_samples),
             "mask": (width, n_samples),
@@ -61,7 +57,9 @@ class CompiledNetworkObjective(NetworkObjective):
 
     def outputs(self, params: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
         """Outputs on `inputs`, (P, class) for params (n,), (E, P, class) for (E, n)."""
-        rows, extended = self._rows(params), _extended(inputs)
+        if params.requires_grad or inputs.requires_grad:
+            return super().outputs(params, inputs)
+        rows, extended = self._rows(self.as_params(params)), self._extended(self.as_inputs(inputs))
         out = np.empty((len(rows), self._n_classes, extended.shape[1]), rows.dtype)
         layers = np.zeros((1, len(extended) + self._n_classes, self._shapes["layers"][1]), rows.dtype)
         loops.outputs(rows, extended, 0, layers, out)
@@ -96,6 +94,16 @@ class CompiledNetworkObjective(NetworkObjective):
 
         return multiply
 
+    def _extended(self, inputs: torch.Tensor) -> np.ndarray:
+        """x̃ = (x, 1) of inputs (P, i), with the samples last and padded with zeros: (i + 1, P)."""
+        inputs, n_inputs = inputs.numpy(), self.model.hidden.in_features
+        if inputs.ndim != 2 or inputs.shape[1] != n_inputs:
+            raise ValueError(f"inputs must have shape (P, {n_inputs}), got {inputs.shape}")
+        out = np.zeros((n_inputs + 1, _padded(len(inputs))), inputs.dtype)
+        out[:-1, : len(inputs)] = inputs.T
+        out[-1, : len(inputs)] = 1
+        return out
+
     def _rows(self, params: torch.Tensor) -> np.ndarray:
         return _array(params).reshape(-1, self.n_params)
 
@@ -107,6 +115,8 @@ class CompiledNetworkObjective(NetworkObjective):
             weights = weights if len(rows) == 1 else np.repeat(weights, len(rows), 0)
         else:
             weights = _array(self.class_weights(as_steps(step, len(rows))))
+        if weights.shape != (len(rows), self._n_classes):
+            raise ValueError(f"the loss gives class weights of shape {weights.shape} for {self._n_classes} classes")
         loops.expand(rows, self._inputs, self._targets, weights, self._form, losses, gradients, *state)
         return losses
 
@@ -125,16 +135,6 @@ class CompiledNetworkObjective(NetworkObjective):
 def _array(tensor: torch.Tensor) -> np.ndarray:
     """The memory of a tensor on the CPU, a copy where its rows do not follow each other."""
     return tensor.detach().contiguous().numpy()
-
-
-def _extended(inputs: torch.Tensor) -> np.ndarray:
-    """x̃ = (x, 1) of inputs (P, i), with the samples last and padded with zeros: (i + 1, P)."""
-    inputs = inputs.numpy()
-    n_samples, n_inputs = inputs.shape
-    out = np.zeros((n_inputs + 1, _padded(n_samples)), inputs.dtype)
-    out[:-1, :n_samples] = inputs.T
-    out[-1, :n_samples] = 1
-    return out
 
 
 def _padded(length: int) -> int:

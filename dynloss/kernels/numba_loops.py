@@ -1,7 +1,8 @@
 """Compiled loops of the closed forms; `numba_kernels` calls them, and the formulas are those of `torch_kernels`.
 
 Samples or hidden units lie innermost, padded to a multiple of `PADDING`, so that the compiler vectorises the loops.
-Each row of params is computed on its own, in one order of operations.
+Each row of params is computed on its own, in one order of operations. All loops stand in one file, as numba's cache
+of compiled functions notices changes of that file only.
 
 Cross entropy depends only on the differences o_c − o_C from the last output, so that for it o, U and the output bias
 are these differences, of which the last is zero and is left out of the products: `n_outputs` is C − 1. The slope of
@@ -14,6 +15,8 @@ rows c·i are filled up to a multiple of three with zeros.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numba import njit
 
@@ -21,13 +24,12 @@ PADDING = 8
 CROSS_ENTROPY, SQUARED_ERROR_BY_SAMPLE, SQUARED_ERROR_BY_COMPONENT = range(3)
 
 # Sums may be reordered and fused; NaN and inf stay what they are.
-compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "arcp", "nsz"})
-inner = njit(
-    error_model="numpy",
-    fastmath={"reassoc", "contract", "arcp", "nsz"},
-    no_cpython_wrapper=True,
-    no_cfunc_wrapper=True,
-)
+TAYLOR = tuple(1 / math.factorial(j) for j in range(13, -1, -1))
+FAST = {"reassoc", "contract", "arcp", "nsz"}
+WITHIN = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # compiles faster
+compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
+inner = njit(fastmath=FAST, **WITHIN)
+exactly = njit(fastmath={"contract"}, **WITHIN)  # nothing is reordered
 
 
 @compiled
@@ -60,7 +62,7 @@ def expand(params, inputs, targets, weights, form, losses, gradients, layers, mi
         _forward(params[e], inputs, n_classes, relative, layers[r], active, slope)
         losses[e] = _derivatives(slope, targets, weights[e], form, curvature[r])
         if len(gradients) or len(mask):
-            _spread(slope, inputs, spread)
+            _spread(slope, inputs, n_classes - relative, spread)
             for h in range(0, layers.shape[2], 4):
                 for q in range(4):
                     _hidden_unit(layers[r], h + q, inputs, True, active[q])
@@ -86,7 +88,6 @@ def products(vectors, inputs, relative, layers, mixed, curvature, mask, mask_t, 
     n_pairs = n_outputs * n_inputs
     n_dots = (n_columns * n_pairs + 2) // 3 * 3
     v_layers = np.zeros((n_columns, n_inputs + n_outputs, width), vectors.dtype)
-    v_bias = np.zeros((n_columns, n_outputs), vectors.dtype)
     weights = np.zeros((n_dots, width), vectors.dtype)
     pulled = np.empty((n_dots, n_samples), vectors.dtype)
     bent = np.empty((n_columns, n_outputs, n_samples), vectors.dtype)
@@ -107,7 +108,7 @@ def products(vectors, inputs, relative, layers, mixed, curvature, mask, mask_t, 
         for k in range(n_columns):
             first, end = k * n_pairs, (k + 1) * n_pairs
             _bend(pulled[first:end], inputs, vectors[e, k], n_classes, relative, curvature[e], bent[k])
-            _spread(bent[k], inputs, spread[first:end])
+            _spread(bent[k], inputs, n_outputs, spread[first:end])
         _masked_dots(mask[e], spread, pushed)
         for k in range(n_columns):
             rows = pushed[k * n_pairs : (k + 1) * n_pairs]
@@ -204,11 +205,11 @@ def _derivatives(slope, targets, weights, form, curvature):
     weight, highest, total = rows[0], rows[1], rows[2]
     for n in range(len(targets)):
         weight[n] = share * weights[targets[n]]
-    for c in range(n_classes):
-        for n in range(padded):
-            highest[n] = slope[c, n] if slope[c, n] > highest[n] else highest[n]
     for n in range(padded):
         slope[n_classes - 1, n] = 0  # the last output, less itself
+    for c in range(n_classes - 1):
+        for n in range(padded):
+            highest[n] = slope[c, n] if slope[c, n] > highest[n] else highest[n]
     _exp_of_difference(slope, highest, curvature)
     for c in range(n_classes):
         for n in range(padded):
@@ -227,16 +228,14 @@ def _derivatives(slope, targets, weights, form, curvature):
     return loss
 
 
-@njit(
-    no_cpython_wrapper=True, no_cfunc_wrapper=True, fastmath={"contract"}
-)  # nothing is reordered: rounding by `shift` relies on it
+@exactly
 def _exp_of_difference(x, highest, curvature):
     """exp(x − highest) ≤ 1 in curvature[1], (class, P), to a unit in the last place; 0 below e^−708.
 
-    2^k e^r with k = round(x / ln 2), |r| ≤ ln 2 / 2 and the Taylor polynomial of e^r: loops without calls are several
+    2^k e^r with k = round(x / ln 2), |r| ≤ ln 2 / 2 and the `TAYLOR` polynomial of e^r: loops without calls are several
     times as fast as the exponential of the C library.
     """
-    shift = 1.5 * 2.0**52  # the last bits of x + shift are those of round(x)
+    shift = 1.5 * 2.0**52  # the last bits of x + shift are those of round(x), unless reordered
     n_samples = x.shape[1]
     shifted, power = np.empty(n_samples), np.empty(n_samples, np.int64)
     bits, powers = shifted.view(np.int64), power.view(np.float64)
@@ -251,31 +250,20 @@ def _exp_of_difference(x, highest, curvature):
             d = np.float64(x[c, n]) - np.float64(highest[n])
             k = shifted[n] - shift
             r = d - k * 6.93147180369123816490e-01 - k * 1.90821492927058770002e-10
-            p = 1 / 6227020800
-            p = p * r + 1 / 479001600
-            p = p * r + 1 / 39916800
-            p = p * r + 1 / 3628800
-            p = p * r + 1 / 362880
-            p = p * r + 1 / 40320
-            p = p * r + 1 / 5040
-            p = p * r + 1 / 720
-            p = p * r + 1 / 120
-            p = p * r + 1 / 24
-            p = p * r + 1 / 6
-            p = p * r + 0.5
-            p = p * r + 1.0
-            p = p * r + 1.0
+            p = 0.0
+            for coefficient in TAYLOR:
+                p = p * r + coefficient
             curvature[1, c, n] = 0.0 if d <= -708.0 else p * powers[n]
 
 
 @inner
-def _spread(values, inputs, out):
-    """values (c, P) times inputs (i, P) in out (c·i, P), as many as it holds."""
+def _spread(values, inputs, n_outputs, out):
+    """The first n_outputs of values (c, P) times inputs (i, P), in out (c·i, P)."""
     n_inputs, n_samples = inputs.shape
-    for j in range(len(out) // n_inputs * n_inputs):
-        c, i = j // n_inputs, j % n_inputs
-        for n in range(n_samples):
-            out[j, n] = values[c, n] * inputs[i, n]
+    for c in range(n_outputs):
+        for i in range(n_inputs):
+            for n in range(n_samples):
+                out[c * n_inputs + i, n] = values[c, n] * inputs[i, n]
 
 
 @inner
