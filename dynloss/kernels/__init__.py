@@ -11,6 +11,9 @@ from dynloss.losses import CrossEntropy, SquaredError
 from dynloss.models import MLP
 from landscape import Objective
 
+MANY_PAIRS = 200
+"""With more pairs of an input and a class, which the closed forms take one by one, autograd is faster."""
+
 
 def fastest_objective(
     model: torch.nn.Module, loss, inputs: torch.Tensor, targets: torch.Tensor, *, kernel: str | None = None
@@ -33,17 +36,18 @@ def fastest_objective(
 
 def kernels_for(model: torch.nn.Module, loss) -> dict[str, type[Objective]]:
     """The kinds of objective that compute this loss of this model exactly, by their `kernel`, fastest first."""
-    kinds: list[type[Objective]] = [Objective]
+    kinds: list[type[Objective]] = []
     network = type(model) is MLP and model.is_unchanged and all(p.requires_grad for p in model.parameters())
     if network and any(_computes_as(loss, kind) for kind in (CrossEntropy, SquaredError)):
-        kinds = [NetworkObjective, Objective]
         weight = model.hidden.weight
         if weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.float64) and find_spec("numba"):
             # Imported only here, as numba takes a while to load; one that is installed but broken raises.
             from dynloss.kernels.numba_kernels import CompiledNetworkObjective
 
-            kinds.insert(0, CompiledNetworkObjective)
-    return {kind.kernel: kind for kind in kinds}
+            kinds.append(CompiledNetworkObjective)
+        kinds.append(NetworkObjective)
+    many = bool(kinds) and (model.hidden.in_features + 1) * model.output.out_features > MANY_PAIRS
+    return {kind.kernel: kind for kind in ([Objective, *kinds] if many else [*kinds, Objective])}
 
 
 def _computes_as(loss, kind: type) -> bool:

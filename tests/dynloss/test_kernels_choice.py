@@ -145,6 +145,12 @@ def test_other_types_and_devices_are_served_by_torch():
         assert next(iter(kernels_for(model, dynloss.CrossEntropy(3)))) == TORCH
 
 
+def test_where_inputs_and_classes_are_many_autograd_comes_first_and_closed_forms_serve_by_name():
+    kinds = kernels_for(dynloss.mlp(50, 6, 10), dynloss.CrossEntropy(10))
+    assert next(iter(kinds)) == "autograd"
+    assert TORCH in kinds
+
+
 def test_a_kernel_that_does_not_serve_is_refused_with_those_that_do(without_numba):
     arguments = dynloss.mlp(2, 6, 3), dynloss.CrossEntropy(3), *dynloss.spiral(9, 3, seed=0)
     for kernel in (TORCH, "autograd"):
