@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import torch
 
-from dynloss.kernels import fastest_objective
+from dynloss.kernels import fastest_objective, kernels_for
 from dynloss.losses import LOSSES, loss_from_config
 from dynloss.models import MLP
-from landscape import Objective, Run
+from landscape import Objective, ParamLayout, Run
 
 PRODUCER = "dynloss"
 
 
-def objective(run: Run, *, model: torch.nn.Module | None = None, loss=None, dataset: str = "training") -> Objective:
+def objective(
+    run: Run,
+    *,
+    model: torch.nn.Module | None = None,
+    loss=None,
+    dataset: str = "training",
+    kernel: str | None = None,
+) -> Objective:
     """The loss that a run descended, as a function of flat parameters and the step.
 
     Model, loss and data come from the run file; no code that it names is imported or run.
@@ -27,6 +34,9 @@ def objective(run: Run, *, model: torch.nn.Module | None = None, loss=None, data
         Needed if the run descended a loss that is not of this package.
     dataset : {"training", "validation"}
         Samples over which the loss is averaged.
+    kernel : str, optional
+        How to compute it; by default by the kernel that trained the run, so that its steps are repeated bit for bit,
+        and where that is not installed by the fastest. See ``kernel`` of the result.
 
     Returns
     -------
@@ -36,7 +46,8 @@ def objective(run: Run, *, model: torch.nn.Module | None = None, loss=None, data
     Raises
     ------
     ValueError
-        If another program recorded the run, it lacks that data set, or `model` is not the run's.
+        If another program recorded the run, it lacks that data set, `model` is not the run's, or `kernel` does not
+        serve here.
     """
     if run.producer != PRODUCER:
         raise ValueError(
@@ -48,11 +59,14 @@ def objective(run: Run, *, model: torch.nn.Module | None = None, loss=None, data
     samples = run.data[dataset]
     inputs, targets = (torch.from_numpy(samples[name].values) for name in ("inputs", "targets"))
     model = _model(run) if model is None else model
-    rebuilt = fastest_objective(model, _loss(run) if loss is None else loss, inputs, targets)
-    difference = run.layout.difference(rebuilt.layout)
+    loss = _loss(run) if loss is None else loss
+    difference = run.layout.difference(ParamLayout.of(model))
     if difference:
         raise ValueError(f"this model is not that of {run.path}: {difference}; give the model that was trained")
-    return rebuilt
+    recorded = run.checkpoints.attrs.get("kernel")
+    if kernel is None and recorded in kernels_for(model, loss):
+        kernel = recorded
+    return fastest_objective(model, loss, inputs, targets, kernel=kernel)
 
 
 def _model(run: Run) -> torch.nn.Module:

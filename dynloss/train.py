@@ -16,12 +16,12 @@ from tqdm import tqdm
 from dynloss.checks import checked_samples, model_outputs
 from dynloss.data import ClassificationData
 from dynloss.eigenpairs import EigenpairRecorder, eigenpairs_before_resuming
-from dynloss.kernels import fastest_objective
+from dynloss.kernels import fastest_objective, kernels_for
 from dynloss.optimizers import RULES
 from dynloss.rebuild import PRODUCER
 from dynloss.samplers import UniformSampler
 from dynloss.settings import TrainingSettings
-from landscape import RunWriter
+from landscape import RunWriter, open_run
 
 STATE_EVERY = 64
 """Steps between the states from which an interrupted run resumes."""
@@ -87,7 +87,10 @@ def train(
         sets["validation"] = checked_samples("validation", model, *validation)
     inputs, targets = sets["training"]
     loss(model_outputs(model, inputs), targets.to(next(model.parameters()).device), 0)  # raises if it does not fit
-    objective = fastest_objective(model, loss, inputs, targets)
+    kernel = _recorded_kernel(record) if resume else None
+    # A run whose kernel does not serve here is refused as another one when its file is opened to resume it.
+    served = kernel if kernel in kernels_for(model, loss) else None
+    objective = fastest_objective(model, loss, inputs, targets, kernel=served)
     params = objective.layout.flatten_model(model).to(objective.device, objective.dtype)
     if not params.isfinite().all():
         raise ValueError("the parameters of model hold NaN or inf; train it from others")
@@ -178,6 +181,14 @@ def _descend(objective, settings, rule, sampler, sets, writer, pairs, state) -> 
         return params, settings.n_steps
     writer.append(settings.n_steps, params, optimizer_state=_saved(rule, state))
     return params, None
+
+
+def _recorded_kernel(record: str | os.PathLike) -> str | None:
+    """The kernel that trained the run to resume, if there is one: only with it does it go on to the same end."""
+    if not Path(record).exists():
+        return None
+    with open_run(record) as run:
+        return run.checkpoints.attrs.get("kernel")
 
 
 def _saved(rule, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

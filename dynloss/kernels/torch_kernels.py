@@ -59,8 +59,33 @@ class NetworkObjective(Objective):
 
     def value_and_gradient(self, params, step) -> tuple[torch.Tensor, torch.Tensor]:
         """Losses (E,) and gradients (E, n) for params (E, n); a scalar and (n,) for params (n,)."""
+        return self._value_and_gradient(self.as_params(params), step)
+
+    def linearize(self, params, step) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The Hessian at `params` as a product: vectors (E, n) or (E, k, n), for params (n,) also (n,) → same shape."""
+        return self._product_at(params, step, with_mixed=True)
+
+    def gauss_newton(self, params, step) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The Gauss–Newton matrix JᵀSJ at `params` as a product of vectors, as `linearize` gives that of the Hessian.
+
+        J = ∂o/∂θ holds the derivatives of the outputs, S = ∂²F/∂o∂o those of the loss by them: this is the Hessian of
+        the loss of the network linearised at θ, positive semidefinite for these losses.
+        """
+        return self._product_at(params, step, with_mixed=False)
+
+    def _product_at(self, params, step, with_mixed: bool) -> Callable[[torch.Tensor], torch.Tensor]:
         params = self.as_params(params)
-        at = self._expand(params.reshape(-1, self.n_params), step)
+        multiply = self._linearized(params, step, with_mixed)
+
+        def product(vectors: torch.Tensor) -> torch.Tensor:
+            if vectors.shape[: params.ndim - 1] != params.shape[:-1] or vectors.shape[-1] != self.n_params:
+                raise ValueError(f"vectors {tuple(vectors.shape)} do not fit params {tuple(params.shape)}")
+            return multiply(vectors)
+
+        return product
+
+    def _value_and_gradient(self, params: torch.Tensor, step) -> tuple[torch.Tensor, torch.Tensor]:
+        at = self._expand(params, step)
         gradient = self._join(
             (at.output[:, :, None] * at.mixed).sum(1).mT,
             (at.hidden_t[:, None] * at.mixed).sum(2),
@@ -68,17 +93,14 @@ class NetworkObjective(Objective):
         )
         return (at.losses, gradient) if params.ndim == 2 else (at.losses[0], gradient[0])
 
-    def linearize(self, params, step) -> Callable[[torch.Tensor], torch.Tensor]:
-        """The Hessian at `params` as a product: vectors (E, n) or (E, k, n), for params (n,) also (n,) → same shape."""
-        params = self.as_params(params)
-        at = self._expand(params.reshape(-1, self.n_params), step)
+    def _linearized(self, params: torch.Tensor, step, with_mixed: bool) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The product, of vectors that fit."""
+        at = self._expand(params, step)
         n_rows, n_classes, n_inputs, width = at.mixed.shape
         hidden, output = at.hidden_t[:, None, None], at.output[:, None, :, None]  # (E, 1, 1, i, h), (E, 1, c, 1, h)
-        mixed = at.mixed[:, None]
+        mixed = at.mixed[:, None] if with_mixed else torch.zeros_like(at.mixed[:, None])
 
-        def product(vectors: torch.Tensor) -> torch.Tensor:
-            if vectors.shape[: params.ndim - 1] != params.shape[:-1] or vectors.shape[-1] != self.n_params:
-                raise ValueError(f"vectors {tuple(vectors.shape)} do not fit params {tuple(params.shape)}")
+        def multiply(vectors: torch.Tensor) -> torch.Tensor:
             v_hidden, v_output, v_bias = self._split(vectors.reshape(n_rows, -1, self.n_params))
             v_hidden, v_output = v_hidden.mT[:, :, None], v_output[:, :, :, None]
             pulled = (output * v_hidden + hidden * v_output).reshape(n_rows, -1, width) @ at.mask
@@ -94,7 +116,7 @@ class NetworkObjective(Objective):
                 bent.sum(3),
             ).reshape(vectors.shape)
 
-        return product
+        return multiply
 
     def _split(self, params: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """W̃ (…, h, i) with the bias last, U (…, c, h) and the output bias (…, c) of params (…, n)."""
@@ -107,8 +129,9 @@ class NetworkObjective(Objective):
         return torch.cat([hidden[..., :-1].flatten(-2), hidden[..., -1], output.flatten(-2), bias], dim=-1)
 
     def _expand(self, params: torch.Tensor, step) -> _State:
-        """What gradients and Hessian products at `params` (E, n) share."""
-        hidden, output, bias = self._split(params.detach())
+        """What gradients and Hessian products at `params`, (E, n) or (n,), share."""
+        params = params.detach().reshape(-1, self.n_params)
+        hidden, output, bias = self._split(params)
         before = hidden @ self._inputs
         mask = (before > 0).to(before)
         outputs = torch.baddbmm(bias[..., None], output, before * mask)

@@ -1,4 +1,4 @@
-"""The closed forms of the one-hidden-layer network are those of autograd, and are chosen only where they hold."""
+"""The closed forms of the one-hidden-layer network are those of autograd, in torch and compiled by numba."""
 
 from functools import partial
 
@@ -7,8 +7,7 @@ import pytest
 import torch
 
 import dynloss
-from dynloss.kernels import NetworkObjective, fastest_objective
-from landscape import Objective
+from dynloss.kernels import fastest_objective
 
 N_ROWS, N_VECTORS = 4, 3
 
@@ -35,21 +34,33 @@ LOSSES = {
 """Number of classes → loss."""
 
 
-def case(n_inputs, width, n_classes, loss, dtype=torch.float64):
+KERNELS = ["closed form, torch", "closed form, numba"]
+kernels = pytest.mark.parametrize("kernel", KERNELS)
+
+
+def objective_of(kernel, model, loss, inputs, targets):
+    if kernel == "closed form, numba":
+        pytest.importorskip("numba", reason="the compiled closed forms need numba: pip install '.[fast]'")
+    return fastest_objective(model, loss, inputs, targets, kernel=kernel)
+
+
+def case(kernel, n_inputs, width, n_classes, loss, dtype=torch.float64):
     """Both objectives of one network, and θ and vectors near its initial parameters."""
     rng = np.random.default_rng([n_inputs, width, n_classes])
     model = dynloss.mlp(n_inputs, width, n_classes, seed=3, dtype=dtype)
     loss = LOSSES[loss](n_classes) if isinstance(loss, str) else loss
     inputs = torch.from_numpy(rng.standard_normal((37, n_inputs)))
     targets = torch.from_numpy(rng.integers(n_classes, size=37))  # classes of unequal size
-    objectives = NetworkObjective(model, loss, inputs, targets), Objective(model, loss, inputs, targets)
+    objectives = [objective_of(name, model, loss, inputs, targets) for name in (kernel, "autograd")]
     n = objectives[0].n_params
     params = objectives[0].layout.flatten_model(model).double() + torch.from_numpy(rng.standard_normal((N_ROWS, n)))
     vectors = torch.from_numpy(rng.standard_normal((N_ROWS, N_VECTORS, n)))
     return *objectives, params.to(dtype), vectors.to(dtype)
 
 
-sizes = pytest.mark.parametrize(("n_inputs", "width", "n_classes"), [(2, 12, 3), (1, 5, 2), (7, 1, 3), (4, 30, 10)])
+sizes = pytest.mark.parametrize(
+    ("n_inputs", "width", "n_classes"), [(2, 12, 3), (1, 5, 2), (7, 1, 3), (3, 9, 7), (4, 30, 10)]
+)
 losses = pytest.mark.parametrize("loss", LOSSES)
 
 
@@ -59,10 +70,11 @@ def assert_equal(found, expected, tolerance=1e-12):
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * float(expected.abs().max()))
 
 
+@kernels
 @sizes
 @losses
-def test_closed_forms_are_those_of_autograd(n_inputs, width, n_classes, loss):
-    closed, autograd, params, vectors = case(n_inputs, width, n_classes, loss)
+def test_closed_forms_are_those_of_autograd(kernel, n_inputs, width, n_classes, loss):
+    closed, autograd, params, vectors = case(kernel, n_inputs, width, n_classes, loss)
     steps = np.array([0, 12, 49, 80])
     for found, expected in zip(
         closed.value_and_gradient(params, steps), autograd.value_and_gradient(params, steps), strict=True
@@ -79,11 +91,12 @@ def test_closed_forms_are_those_of_autograd(n_inputs, width, n_classes, loss):
     assert_equal(closed.outputs(params, inputs), autograd.outputs(params, inputs))
 
 
+@kernels
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("loss", DYNAMICAL)
-def test_closed_forms_are_those_of_autograd_under_every_schedule(loss, schedule):
+def test_closed_forms_are_those_of_autograd_under_every_schedule(kernel, loss, schedule):
     loss = DYNAMICAL[loss](3, schedule=SCHEDULES[schedule](3))
-    closed, autograd, params, vectors = case(2, 9, 3, loss)
+    closed, autograd, params, vectors = case(kernel, 2, 9, 3, loss)
     steps = np.array([7, 25, 38, 71])
     assert (np.ptp(loss.class_weights(steps).numpy(), axis=1) > 0).any()
     for found, expected in zip(
@@ -92,19 +105,20 @@ def test_closed_forms_are_those_of_autograd_under_every_schedule(loss, schedule)
         assert_equal(found, expected)
     assert_equal(closed.losses(params, steps), autograd.losses(params, steps))
     assert_equal(closed.hvp(params, vectors, steps), autograd.hvp(params, vectors, steps))
+    for step in (0, 63, 64, 1000):
+        assert_equal(closed.gradient(params, step), autograd.gradient(params, step))
 
 
 @losses
-@pytest.mark.parametrize("kind", [NetworkObjective, Objective])
-def test_an_objective_over_other_samples_is_that_of_them_and_the_first_one_stays_as_it_was(loss, kind):
-    first = case(2, 9, 3, loss)[0 if kind is NetworkObjective else 1]
-    params, vectors = case(2, 9, 3, loss)[2:]
+@pytest.mark.parametrize("kernel", [*KERNELS, "autograd"])
+def test_an_objective_over_other_samples_is_that_of_them_and_the_first_one_stays_as_it_was(loss, kernel):
+    first, _, params, vectors = case(kernel, 2, 9, 3, loss)
     rng = np.random.default_rng(1)
     inputs, targets = torch.from_numpy(rng.standard_normal((11, 2))), torch.from_numpy(rng.integers(3, size=11))
     before = [tensor.clone() for tensor in (*first.value_and_gradient(params, 21), first.hvp(params, vectors, 21))]
 
     other = first.on(inputs, targets)
-    assert type(other) is kind
+    assert type(other) is type(first)
     theta = params[1].clone().requires_grad_()
     outputs = torch.func.functional_call(first.model, first.layout.unflatten(theta), (inputs,))
     expected = first.loss_fn(outputs, targets, 21)
@@ -121,7 +135,7 @@ def test_an_objective_over_other_samples_is_that_of_them_and_the_first_one_stays
     assert_equal(one.losses(params, 21), first.on(inputs[[0, 0]], targets[[0, 0]]).losses(params, 21))
 
 
-@pytest.mark.parametrize("kind", [NetworkObjective, Objective])
+@pytest.mark.parametrize("kernel", [*KERNELS, "autograd"])
 @pytest.mark.parametrize(
     ("inputs", "targets", "message"),
     [
@@ -130,16 +144,17 @@ def test_an_objective_over_other_samples_is_that_of_them_and_the_first_one_stays
         (torch.full((1, 2), torch.nan), torch.zeros(1, dtype=int), "NaN or inf"),
     ],
 )
-def test_other_samples_are_checked_like_the_first(kind, inputs, targets, message):
-    objective = kind(dynloss.mlp(2, 5, 3), dynloss.CrossEntropy(3), *dynloss.spiral(5, 3))
+def test_other_samples_are_checked_like_the_first(kernel, inputs, targets, message):
+    objective = objective_of(kernel, dynloss.mlp(2, 5, 3), dynloss.CrossEntropy(3), *dynloss.spiral(5, 3))
     with pytest.raises(ValueError, match=message):
         objective.on(inputs, targets)
 
 
+@kernels
 @sizes
 @losses
-def test_one_vector_of_params_is_the_first_row_of_a_stack(n_inputs, width, n_classes, loss):
-    closed, autograd, params, vectors = case(n_inputs, width, n_classes, loss)
+def test_one_vector_of_params_is_the_first_row_of_a_stack(kernel, n_inputs, width, n_classes, loss):
+    closed, autograd, params, vectors = case(kernel, n_inputs, width, n_classes, loss)
     params, vectors = params[1], vectors[1]
     for found, expected in zip(
         closed.value_and_gradient(params, 13), autograd.value_and_gradient(params, 13), strict=True
@@ -152,9 +167,10 @@ def test_one_vector_of_params_is_the_first_row_of_a_stack(n_inputs, width, n_cla
     assert_equal(closed.hvp(params.numpy(), vectors[0].numpy(), 13), autograd.hvp(params, vectors[0], 13))
 
 
+@kernels
 @losses
-def test_hessian_is_that_of_double_backward_through_the_module(loss):
-    closed, _, params, _ = case(2, 6, 3, loss)
+def test_hessian_is_that_of_double_backward_through_the_module(kernel, loss):
+    closed, _, params, _ = case(kernel, 2, 6, 3, loss)
     model, ((inputs, targets),) = closed.model, closed.batches
 
     def value(theta):
@@ -166,19 +182,40 @@ def test_hessian_is_that_of_double_backward_through_the_module(loss):
     assert_equal(columns, dense, 1e-11)
 
 
+@kernels
 @losses
-def test_planes_are_those_of_autograd(loss):
-    closed, autograd, params, _ = case(2, 12, 3, loss)
+def test_gauss_newton_product_is_that_of_the_dense_jacobian_of_the_outputs(kernel, loss):
+    closed, _, params, vectors = case(kernel, 2, 6, 3, loss)
+    ((inputs, targets),) = closed.batches
+
+    def outputs(theta):
+        return torch.func.functional_call(closed.model, closed.layout.unflatten(theta), (inputs,)).flatten()
+
+    for e, step in enumerate([0, 12, 49, 80]):
+        jacobian = torch.autograd.functional.jacobian(outputs, params[e])
+        curvature = torch.autograd.functional.hessian(
+            lambda o, step=step: closed.loss_fn(o.view(len(targets), -1), targets, step), outputs(params[e])
+        )
+        dense = jacobian.T @ curvature @ jacobian
+        assert_equal(closed.gauss_newton(params[e], step)(vectors[e, 0]), dense @ vectors[e, 0])
+        assert_equal(closed.gauss_newton(params, step)(vectors)[e], vectors[e] @ dense)
+
+
+@kernels
+@losses
+def test_planes_are_those_of_autograd(kernel, loss):
+    closed, autograd, params, _ = case(kernel, 2, 12, 3, loss)
     grid = np.linspace(-1, 1, 7), np.linspace(-2, 0, 6)
     planes = [objective.plane_losses(params[0], params[1:3], *grid, 9) for objective in (closed, autograd)]
     assert_equal(*planes)
 
 
+@kernels
 @sizes
 @pytest.mark.parametrize("loss", DYNAMICAL)
-def test_float32_agrees_to_its_own_precision(n_inputs, width, n_classes, loss):
-    closed, _, params, vectors = case(n_inputs, width, n_classes, loss, torch.float32)
-    _, autograd, *_ = case(n_inputs, width, n_classes, loss)
+def test_float32_agrees_to_its_own_precision(kernel, n_inputs, width, n_classes, loss):
+    closed, _, params, vectors = case(kernel, n_inputs, width, n_classes, loss, torch.float32)
+    _, autograd, *_ = case(kernel, n_inputs, width, n_classes, loss)
     steps = [0, 12, 49, 80]
     for found, expected in [
         (closed.gradient(params, steps), autograd.gradient(params.double(), steps)),
@@ -189,114 +226,20 @@ def test_float32_agrees_to_its_own_precision(n_inputs, width, n_classes, loss):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
 
 
+@kernels
 @losses
-def test_a_saturated_network_has_no_nan(loss):
-    closed, autograd, params, vectors = case(2, 12, 3, loss)
+def test_a_saturated_network_has_no_nan(kernel, loss):
+    closed, autograd, params, vectors = case(kernel, 2, 12, 3, loss)
     params = 300 * params  # outputs of some 1e5, probabilities of exactly 0 and 1
     assert_equal(closed.losses(params, 5), autograd.losses(params, 5))
     assert_equal(closed.gradient(params, 5), autograd.gradient(params, 5))
     assert closed.hvp(params, vectors, 5).isfinite().all()
 
 
+@kernels
 @pytest.mark.parametrize(("params", "vectors"), [(0, (4,)), (0, (4, 3, 1)), (None, (5, 3)), (None, (3,))])
-def test_vectors_that_do_not_fit_are_refused(params, vectors):
-    closed, _, theta, _ = case(2, 12, 3, "dynamical cross entropy")
+def test_vectors_that_do_not_fit_are_refused(kernel, params, vectors):
+    closed, _, theta, _ = case(kernel, 2, 12, 3, "dynamical cross entropy")
     theta = theta if params is None else theta[params]
     with pytest.raises(ValueError, match="do not fit params"):
         closed.hvp(theta, torch.zeros(*vectors[:-1], vectors[-1]), 0)
-
-
-class OtherLoss(dynloss.CrossEntropy):
-    """Twice a cross entropy, so that the closed form would be wrong for it."""
-
-    def terms(self, outputs, targets):
-        return 2 * super().terms(outputs, targets)
-
-
-class OtherCall(dynloss.DynamicalSquaredError):
-    """A squared error and something more."""
-
-    def __call__(self, outputs, targets, step):
-        return super().__call__(outputs, targets, step) + outputs.mean()
-
-
-def frozen():
-    model = dynloss.mlp(2, 6, 3)
-    model.hidden.bias.requires_grad_(False)
-    return model
-
-
-def with_tanh():
-    model = dynloss.mlp(2, 6, 3)
-    model.activation = torch.nn.Tanh()
-    return model
-
-
-def without_bias():
-    model = dynloss.mlp(2, 6, 3)
-    model.output = torch.nn.Linear(6, 3, bias=False, dtype=torch.float64)
-    return model
-
-
-def with_dropout():
-    return dynloss.mlp(2, 6, 3).append(torch.nn.Dropout(0.5)).eval()
-
-
-def sequential():
-    return torch.nn.Sequential(*dynloss.mlp(2, 6, 3))
-
-
-def plain_cross_entropy(outputs, targets, step):
-    return torch.nn.functional.cross_entropy(outputs, targets)
-
-
-@pytest.mark.parametrize(
-    ("model", "loss"),
-    [
-        (frozen(), dynloss.CrossEntropy(3)),
-        (with_tanh(), dynloss.CrossEntropy(3)),
-        (without_bias(), dynloss.CrossEntropy(3)),
-        (with_dropout(), dynloss.CrossEntropy(3)),
-        (sequential(), dynloss.CrossEntropy(3)),
-        (dynloss.mlp(2, 6, 3), plain_cross_entropy),
-        (dynloss.mlp(2, 6, 3), OtherLoss(3)),
-        (dynloss.mlp(2, 6, 3), OtherCall(3, 5, 10)),
-        (with_tanh(), dynloss.DynamicalSquaredError(3, 5, 10, weighting="component")),
-    ],
-    ids=[
-        *["frozen bias", "tanh", "no bias", "a layer more", "sequential", "function as loss", "other terms"],
-        *["other call", "tanh, squared error"],
-    ],
-)
-def test_every_other_model_or_loss_gets_the_generic_objective_and_its_own_values(model, loss):
-    data = dynloss.spiral(9, 3, seed=0)
-    objective = fastest_objective(model, loss, *data)
-    assert type(objective) is Objective
-    expected = torch.autograd.grad(
-        loss(model(data.inputs), data.targets, 0), [p for p in model.parameters() if p.requires_grad]
-    )
-    found = objective.gradient(objective.layout.flatten_model(model), 0)
-    assert_equal(found, torch.cat([tensor.reshape(-1) for tensor in expected]))
-
-
-class OtherWeights(dynloss.CrossEntropy):
-    """A cross entropy that counts the first class only."""
-
-    def class_weights(self, step):
-        return torch.tensor([3.0, 0.0, 0.0], dtype=torch.float64).expand(*torch.as_tensor(step).shape, 3)
-
-
-def test_a_cross_entropy_with_class_weights_of_its_own_gets_the_closed_form_with_them():
-    model, data = dynloss.mlp(2, 6, 3), dynloss.spiral(9, 3, seed=0)
-    closed = fastest_objective(model, OtherWeights(3), *data)
-    assert type(closed) is NetworkObjective
-    params = closed.layout.flatten_model(model)
-    first = data.inputs[data.targets == 0], data.targets[data.targets == 0]
-    assert_equal(closed.gradient(params, 5), Objective(model, plain_cross_entropy, *first).gradient(params, 5))
-
-
-@losses
-def test_the_network_gets_the_closed_form_for_every_loss_of_this_package(loss):
-    objective = fastest_objective(dynloss.mlp(2, 6, 3), LOSSES[loss](3), *dynloss.spiral(9, 3, seed=0))
-    assert type(objective) is NetworkObjective
-    assert objective.kernel != Objective.kernel
