@@ -10,6 +10,8 @@ import torch
 from torch.func import functional_call, vmap
 
 from landscape.params import ParamLayout
+from landscape.product_ways import Way
+from landscape.products import CurvatureProduct
 
 POINTS_PER_BATCH = 32
 
@@ -31,12 +33,16 @@ class Objective:
         Evaluate so many samples at a time; sums are weighted by batch size, so that the result is that of one batch.
     device, dtype : optional
         Where and in which type to compute; those of the model by default.
+    product : str
+        How Hessian and Gauss–Newton products are computed: "auto", the quickest way in a short race, or "kept graph"
+        (double backward), "lean graph" (the same, with layers whose second derivatives are cheap), "linearize" or
+        "jvp" (forward mode over a gradient, traced once or not), all rows at once or, as in "kept graph by 4", a few.
 
     Raises
     ------
     ValueError
         For a model in training mode with dropout or batch norm, NaN in the inputs, unequal numbers of inputs and
-        targets, batches that can be iterated only once, or a model without trainable parameters.
+        targets, batches that can be iterated only once, a model without trainable parameters, or an unknown `product`.
 
     Examples
     --------
@@ -63,6 +69,7 @@ class Objective:
         batch_size: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        product: str = "auto",
     ):
         refuse_training_mode(model)
         self.layout = ParamLayout.of(model)
@@ -73,6 +80,8 @@ class Objective:
         # A copy, so that moving it, or a forward pass that writes to buffers, leaves the user's model alone.
         self.model = copy.deepcopy(model).to(device=self.device, dtype=self.dtype)
         self.batches = self._batches_of(inputs, targets, batch_size)
+        self.product = product if product == "auto" else str(Way.parse(product))
+        self.product_ways = {}  # what was found best: a landscape.product_trial.Situation → words for `product`
 
     def _batches_of(self, inputs, targets, batch_size):
         if targets is None:
@@ -145,8 +154,10 @@ class Objective:
         return functional_call(self.model, self.layout.unflatten(params), (inputs,))
 
     def _batch_losses(self, params, steps, inputs, targets):
-        outputs = self.outputs(params, inputs)
-        if self.has_terms and len(params) > 1:
+        return self._losses_of(self.outputs(params, inputs), steps, targets)
+
+    def _losses_of(self, outputs, steps, targets):
+        if self.has_terms and len(steps) > 1:
             terms = vmap(self.loss_fn.terms, in_dims=(0, None))(outputs, targets)
             return (self.class_weights(steps) * terms).sum(-1)
         return torch.stack([self.loss_fn(o, targets, s) for o, s in zip(outputs, steps.tolist(), strict=True)])
@@ -190,39 +201,26 @@ class Objective:
     def linearize(self, params, step) -> Callable[[torch.Tensor], torch.Tensor]:
         """The Hessian at `params` as a product: vectors (E, n) or (E, k, n), for params (n,) also (n,), → same shape.
 
-        The graph of the gradient is built once and kept, so that further products cost one backward pass each; with
-        several batches it is built anew for each, and memory stays that of one batch.
+        With one batch of samples, what can be computed beforehand is, and further products cost about two gradients
+        each. With several it is computed anew for each batch, and memory stays that of one batch. The quickest way is
+        found by a short race when a situation first arises, and stands in `product_ways`; so results may differ in
+        their last bits from one process to another, unless `product` names a way.
         """
+        return self._curvature("hessian", params, step)
+
+    def gauss_newton(self, params, step) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The Gauss–Newton matrix G = Jᵀ (∂²F/∂o∂o) J at `params` as a product; see `linearize` for the shapes.
+
+        J is the Jacobian of the model's outputs o with respect to θ (Schraudolph 2002). G is the Hessian without the
+        curvature of the model itself: positive semidefinite where the loss is convex in o, the Hessian for a model
+        linear in θ. The model must answer with one floating-point tensor.
+        """
+        return self._curvature("gauss_newton", params, step)
+
+    def _curvature(self, matrix: str, params, step):
         params = self.as_params(params)
-        stacked = params.detach().reshape(-1, self.n_params)
-        steps = as_steps(step, len(stacked))
-        kept = [self._gradient_graph(stacked, steps, *batch) for batch in self._single_batch()]
-
-        def product(vectors: torch.Tensor) -> torch.Tensor:
-            if vectors.shape[: params.ndim - 1] != params.shape[:-1] or vectors.shape[-1] != self.n_params:
-                raise ValueError(f"vectors {tuple(vectors.shape)} do not fit params {tuple(params.shape)}")
-            columns = vectors.reshape(len(stacked), -1, self.n_params).unbind(1)
-            graphs = kept or (self._gradient_graph(stacked, steps, *batch) for batch in self._weighted_batches())
-            totals = [torch.zeros_like(stacked) for _ in columns]
-            for leaf, gradient in graphs:
-                if gradient.requires_grad:  # a loss that is linear in θ leaves no graph: its Hessian is zero
-                    for total, column in zip(totals, columns, strict=True):
-                        total += torch.autograd.grad(gradient, leaf, column, retain_graph=True, materialize_grads=True)[
-                            0
-                        ]
-            return torch.stack(totals, 1).reshape(vectors.shape)
-
-        return product
-
-    def _single_batch(self):
-        batches = self._weighted_batches()
-        first = next(batches)
-        return [first] if next(batches, None) is None else []
-
-    def _gradient_graph(self, stacked, steps, inputs, targets, weight):
-        leaf = stacked.clone().requires_grad_()
-        losses = weight * self._batch_losses(leaf, steps, inputs, targets)
-        return leaf, torch.autograd.grad(losses.sum(), leaf, create_graph=True, materialize_grads=True)[0]
+        steps = as_steps(step, params.numel() // self.n_params)
+        return CurvatureProduct(self, matrix, params, steps)
 
     def hvp(self, params, vectors: torch.Tensor, step) -> torch.Tensor:
         """Hessian-vector products H(θ_e, t_e) v, of the shape of `vectors`; see `linearize`."""
