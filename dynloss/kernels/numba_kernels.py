@@ -59,7 +59,7 @@ class CompiledNetworkObjective(NetworkObjective):
         """Outputs on `inputs`, (P, class) for params (n,), (E, P, class) for (E, n)."""
         if params.requires_grad or inputs.requires_grad:
             return super().outputs(params, inputs)
-        rows, extended = self._rows(self.as_params(params)), self._extended(self.as_inputs(inputs))
+        rows, extended = self._rows(self.as_params(params)), self._extended(inputs)
         out = np.empty((len(rows), self._n_classes, extended.shape[1]), rows.dtype)
         layers = np.zeros((1, len(extended) + self._n_classes, self._shapes["layers"][1]), rows.dtype)
         loops.outputs(rows, extended, 0, layers, out)
@@ -96,7 +96,7 @@ class CompiledNetworkObjective(NetworkObjective):
 
     def _extended(self, inputs: torch.Tensor) -> np.ndarray:
         """x̃ = (x, 1) of inputs (P, i), with the samples last and padded with zeros: (i + 1, P)."""
-        inputs, n_inputs = inputs.numpy(), self.model.hidden.in_features
+        inputs, n_inputs = inputs.to(self.dtype).numpy(), self.model.hidden.in_features
         if inputs.ndim != 2 or inputs.shape[1] != n_inputs:
             raise ValueError(f"inputs must have shape (P, {n_inputs}), got {inputs.shape}")
         out = np.zeros((n_inputs + 1, _padded(len(inputs))), inputs.dtype)

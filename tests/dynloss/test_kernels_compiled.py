@@ -121,6 +121,8 @@ def test_vectors_and_parameters_may_be_views_of_other_types_and_orders():
     assert torch.equal(
         objective.linearize(params, 5)(vectors.float()), objective.hvp(params, vectors.float().double(), 5)
     )
+    whole = torch.tensor([[1, 2], [-3, 0]])
+    assert torch.equal(objective.outputs(params, whole), objective.outputs(params, whole.double()))
     leaf = params.clone().requires_grad_()
     assert torch.equal(objective.gradient(leaf, 5), objective.gradient(params, 5))
 
