@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
 from torch.func import functional_call, vmap
 
+from landscape.model_copy import (
+    is_recurrent,
+    private_copy,
+    refuse_batch_statistics,
+    refuse_unfit,
+    twice_differentiable,
+)
 from landscape.params import ParamLayout
+from landscape.self_check import self_check
 
 POINTS_PER_BATCH = 32
 
@@ -31,12 +40,15 @@ class Objective:
         Evaluate so many samples at a time; sums are weighted by batch size, so that the result is that of one batch.
     device, dtype : optional
         Where and in which type to compute; those of the model by default.
+    check : bool
+        When Hessian products are first asked for, see that they are right, once; see `landscape.self_check`.
 
     Raises
     ------
     ValueError
-        For a model in training mode with dropout or batch norm, NaN in the inputs, unequal numbers of inputs and
-        targets, batches that can be iterated only once, or a model without trainable parameters.
+        For a model in training mode where that changes what it computes, one that cannot be evaluated as a function of
+        its parameters, or without trainable ones; NaN in the inputs, unequal numbers of inputs and targets, batches
+        that can be iterated only once; from `linearize` and `hvp`, for Hessian products that are not right.
 
     Examples
     --------
@@ -63,16 +75,21 @@ class Objective:
         batch_size: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        check: bool = True,
     ):
-        refuse_training_mode(model)
+        refuse_unfit(model)
         self.layout = ParamLayout.of(model)
         first = next(p for p in model.parameters() if p.requires_grad)
         self.device = torch.device(device) if device is not None else first.device
         self.dtype = dtype or first.dtype
         self.loss_fn = loss_fn
         # A copy, so that moving it, or a forward pass that writes to buffers, leaves the user's model alone.
-        self.model = copy.deepcopy(model).to(device=self.device, dtype=self.dtype)
+        self.model = private_copy(model, self.device, self.dtype)
         self.batches = self._batches_of(inputs, targets, batch_size)
+        refuse_batch_statistics(model, self.batches)
+        self.check = check
+        self._recurrent = is_recurrent(model)
+        self.vmaps = True  # whether vmap takes the model; rows are evaluated one by one where it does not
 
     def _batches_of(self, inputs, targets, batch_size):
         if targets is None:
@@ -80,7 +97,7 @@ class Objective:
                 raise ValueError("targets are missing; only an iterable of (inputs, targets) batches goes without")
             if isinstance(inputs, Iterator):
                 raise ValueError("inputs can be iterated only once, but are needed again and again; give a list of it")
-            return inputs
+            return _FiniteBatches(inputs)
         inputs, targets = self.as_inputs(torch.as_tensor(inputs)), self.as_inputs(torch.as_tensor(targets))
         if len(inputs) != len(targets) or len(inputs) == 0:
             raise ValueError(
@@ -137,12 +154,30 @@ class Objective:
 
     def outputs(self, params: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
         """Outputs of the model on `inputs`, (P, …) for params (n,), (E, P, …) for (E, n)."""
-        if params.ndim == 2 and len(params) > 1:
-            return vmap(self._forward, in_dims=(0, None), randomness="error")(params, inputs)
-        return self._forward(params, inputs) if params.ndim == 1 else self._forward(params[0], inputs)[None]
+        if params.ndim == 1:
+            return self._forward(params, inputs)
+        if self.vmaps and len(params) > 1:
+            try:
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("error", "There is a performance drop")  # a loop inside vmap gains nothing
+                    return vmap(self._forward, in_dims=(0, None), randomness="error")(params, inputs)
+            except Exception as error:
+                if "randomness error mode" in str(error):
+                    raise ValueError(
+                        "the model draws random numbers, so that the loss is not a function of the parameters alone; "
+                        "call model.eval() first, or make it deterministic"
+                    ) from error
+        outputs = torch.stack([self._forward(row, inputs) for row in params])
+        self.vmaps = self.vmaps and len(params) == 1
+        return outputs
 
     def _forward(self, params, inputs):
-        return functional_call(self.model, self.layout.unflatten(params), (inputs,))
+        with twice_differentiable(self._recurrent):
+            outputs = functional_call(self.model, self.layout.unflatten(params), (inputs,))
+        if not isinstance(outputs, torch.Tensor):
+            kind = type(outputs).__name__
+            raise ValueError(f"the model must answer with a tensor, got {kind}; wrap it in a module that picks one")
+        return outputs
 
     def _batch_losses(self, params, steps, inputs, targets):
         outputs = self.outputs(params, inputs)
@@ -194,6 +229,7 @@ class Objective:
         several batches it is built anew for each, and memory stays that of one batch.
         """
         params = self.as_params(params)
+        self._check(params, step)
         stacked = params.detach().reshape(-1, self.n_params)
         steps = as_steps(step, len(stacked))
         kept = [self._gradient_graph(stacked, steps, *batch) for batch in self._single_batch()]
@@ -213,6 +249,10 @@ class Objective:
             return torch.stack(totals, 1).reshape(vectors.shape)
 
         return product
+
+    def _check(self, params, step):
+        if self.check:
+            self.check = not self_check(self, params, step)
 
     def _single_batch(self):
         batches = self._weighted_batches()
@@ -255,12 +295,18 @@ def as_steps(step, n: int) -> torch.Tensor:
     return steps.expand(n) if steps.ndim == 0 else steps
 
 
-def refuse_training_mode(model: torch.nn.Module) -> None:
-    """Raise ValueError if `model` is in training mode where that changes what it computes."""
-    for name, module in model.named_modules():
-        changing = isinstance(module, (torch.nn.modules.dropout._DropoutNd, torch.nn.modules.batchnorm._BatchNorm))
-        if changing and module.training:
-            raise ValueError(
-                f"{name or 'the model'} ({type(module).__name__}) is in training mode, so that the loss is not a "
-                "function of the parameters alone; call model.eval() first"
-            )
+class _FiniteBatches:
+    """The batches of the user's iterable, refused where their inputs are not finite."""
+
+    def __init__(self, batches: Iterable):
+        self.batches = batches
+
+    def __iter__(self) -> Iterator:
+        for i, batch in enumerate(self.batches):
+            if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+                raise ValueError(
+                    f"each batch must be a pair (inputs, targets), but batch {i} is {type(batch).__name__}"
+                )
+            if batch[0].is_floating_point() and not batch[0].isfinite().all():
+                raise ValueError(f"inputs of batch {i} hold NaN or inf; remove or impute those samples first")
+            yield batch
