@@ -10,6 +10,7 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from landscape.finite_differences import Function, defect
+from landscape.model_copy import parameter_places
 
 N_TRIES = 3
 
@@ -18,7 +19,7 @@ class Call:
     """A module and the arguments of its first call, detached from the graph of the model."""
 
     def __init__(self, name: str, module: nn.Module, args: tuple, kwargs: dict):
-        self.name, self.module = name, module
+        self.name, self.module, self.places = name, module, parameter_places(module)
         leaves, self.structure = tree_flatten((args, kwargs))
         self.leaves = [leaf.detach().clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
 
@@ -31,7 +32,9 @@ class Call:
         # Copies, as some modules write to their inputs.
         copies = [leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
         args, kwargs = tree_unflatten(copies, self.structure)
-        answer = functional_call(self.module, parameters or {}, args, kwargs)
+        values = parameters or {}
+        placed = {place: values[name] for place, name in self.places.items() if name in values}
+        answer = functional_call(self.module, placed, args, kwargs, tie_weights=False)
         return [out for out in tree_flatten(answer)[0] if _is_floating(out)]
 
     def function(self, generator: torch.Generator) -> tuple[Function, torch.Tensor] | None:

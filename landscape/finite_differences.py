@@ -103,16 +103,21 @@ def asymmetry(function: Function, point, vectors, products) -> float:
     `products` Hv, Hu are those of the independent random `vectors` v, u. An error e of Hv shows in ⟨u, e⟩ as that of
     one random entry; it may have √ε of each tensor of Hv, or what a nudge by rounding makes of it.
     """
-    sizes = function.sizes
     (v, u), (Hv, Hu) = vectors, products
-    noise = norms(function.linearize(nudged(point, v))(v) - Hv, sizes)
-    share = torch.finfo(point.dtype).eps ** 0.5
-    variance = 0.0
-    for vector, product in ((u, Hv), (v, Hu)):
-        error = share * norms(product, sizes) + MARGIN * noise
-        variance += ((norms(vector, sizes) * error) ** 2 / torch.tensor(sizes, device=point.device)).sum()
-    difference = u.double() @ Hv.double() - v.double() @ Hu.double()
-    return float(abs(difference) / (MARGIN * variance.double().sqrt() + torch.finfo(torch.float64).tiny))
+    difference = abs(u.double() @ Hv.double() - v.double() @ Hu.double())
+    shares = [torch.finfo(point.dtype).eps ** 0.5 * norms(product, function.sizes) for product in products]
+    ratio = difference / _random_part((u, v), shares, function.sizes)
+    if ratio > 1:  # rare, so that this product is spared as a rule
+        noise = MARGIN * norms(function.linearize(nudged(point, v))(v) - Hv, function.sizes)
+        ratio = difference / _random_part((u, v), [share + noise for share in shares], function.sizes)
+    return float(ratio)
+
+
+def _random_part(vectors, errors, sizes) -> torch.Tensor:
+    """What random vectors may hold of errors whose norms, tensor by tensor, are given: `MARGIN` standard deviations."""
+    counts = torch.tensor(sizes, device=errors[0].device)
+    variances = [(norms(vector, sizes) * error) ** 2 / counts for vector, error in zip(vectors, errors, strict=True)]
+    return MARGIN * sum(variances).sum().double().sqrt() + torch.finfo(torch.float64).tiny
 
 
 def _moves(point: torch.Tensor) -> list[float]:

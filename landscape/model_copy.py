@@ -151,6 +151,20 @@ class _WeightNormHook:
         setattr(module, self.name, _weight_norm(g, v, self.dim))
 
 
+def parameter_places(model: nn.Module) -> dict[str, str]:
+    """The name in the layout of the parameter at each place of `model`, a place for each module that holds it.
+
+    Functional calls that find tied parameters themselves leave a module that is used twice with wrong parameters.
+    """
+    names = {id(parameter): name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return {
+        f"{prefix}.{key}" if prefix else key: names[id(parameter)]
+        for prefix, module in model.named_modules()
+        for key, parameter in module._parameters.items()
+        if id(parameter) in names
+    }
+
+
 def is_recurrent(model: nn.Module) -> bool:
     """Whether `model` holds layers of torch.nn.RNN, LSTM or GRU."""
     return any(isinstance(module, nn.RNNBase) for module in model.modules())

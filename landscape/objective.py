@@ -12,6 +12,7 @@ from torch.func import functional_call, vmap
 
 from landscape.model_copy import (
     is_recurrent,
+    parameter_places,
     private_copy,
     refuse_batch_statistics,
     refuse_unfit,
@@ -88,6 +89,7 @@ class Objective:
         self.batches = self._batches_of(inputs, targets, batch_size)
         refuse_batch_statistics(model, self.batches)
         self.check = check
+        self._places = parameter_places(model)
         self._recurrent = is_recurrent(model)
         self.vmaps = True  # whether vmap takes the model; rows are evaluated one by one where it does not
 
@@ -173,7 +175,9 @@ class Objective:
 
     def _forward(self, params, inputs):
         with twice_differentiable(self._recurrent):
-            outputs = functional_call(self.model, self.layout.unflatten(params), (inputs,))
+            values = self.layout.unflatten(params)
+            placed = {place: values[name] for place, name in self._places.items()}
+            outputs = functional_call(self.model, placed, (inputs,), tie_weights=False)
         if not isinstance(outputs, torch.Tensor):
             kind = type(outputs).__name__
             raise ValueError(f"the model must answer with a tensor, got {kind}; wrap it in a module that picks one")
