@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
 from torch.func import functional_call, vmap
 
+from landscape.model_copy import (
+    is_recurrent,
+    parameter_places,
+    private_copy,
+    refuse_batch_statistics,
+    refuse_unfit,
+    twice_differentiable,
+)
 from landscape.params import ParamLayout
 from landscape.product_ways import Way
 from landscape.products import CurvatureProduct
+from landscape.self_check import self_check
 
 POINTS_PER_BATCH = 32
 
@@ -37,12 +47,16 @@ class Objective:
         How Hessian and Gauss–Newton products are computed: "auto", the quickest way in a short race, or "kept graph"
         (double backward), "lean graph" (the same, with layers whose second derivatives are cheap), "linearize" or
         "jvp" (forward mode over a gradient, traced once or not), all rows at once or, as in "kept graph by 4", a few.
+    check : bool
+        When Hessian products are first asked for, see that they are right, once; see `landscape.self_check`.
 
     Raises
     ------
     ValueError
-        For a model in training mode with dropout or batch norm, NaN in the inputs, unequal numbers of inputs and
-        targets, batches that can be iterated only once, a model without trainable parameters, or an unknown `product`.
+        For a model in training mode where that changes what it computes, one that cannot be evaluated as a function of
+        its parameters, or without trainable ones; NaN in the inputs, unequal numbers of inputs and targets, batches
+        that can be iterated only once; an unknown `product`; from `linearize` and `hvp`, for products that are not
+        right.
 
     Examples
     --------
@@ -70,18 +84,24 @@ class Objective:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         product: str = "auto",
+        check: bool = True,
     ):
-        refuse_training_mode(model)
+        refuse_unfit(model)
         self.layout = ParamLayout.of(model)
         first = next(p for p in model.parameters() if p.requires_grad)
         self.device = torch.device(device) if device is not None else first.device
         self.dtype = dtype or first.dtype
         self.loss_fn = loss_fn
         # A copy, so that moving it, or a forward pass that writes to buffers, leaves the user's model alone.
-        self.model = copy.deepcopy(model).to(device=self.device, dtype=self.dtype)
+        self.model = private_copy(model, self.device, self.dtype)
         self.batches = self._batches_of(inputs, targets, batch_size)
         self.product = product if product == "auto" else str(Way.parse(product))
         self.product_ways = {}  # what was found best: a landscape.product_trial.Situation → words for `product`
+        refuse_batch_statistics(model, self.batches)
+        self.check = check
+        self._places = parameter_places(model)
+        self._recurrent = is_recurrent(model)
+        self.vmaps = True  # whether vmap takes the model; rows are evaluated one by one where it does not
 
     def _batches_of(self, inputs, targets, batch_size):
         if targets is None:
@@ -89,7 +109,7 @@ class Objective:
                 raise ValueError("targets are missing; only an iterable of (inputs, targets) batches goes without")
             if isinstance(inputs, Iterator):
                 raise ValueError("inputs can be iterated only once, but are needed again and again; give a list of it")
-            return inputs
+            return _FiniteBatches(inputs)
         inputs, targets = self.as_inputs(torch.as_tensor(inputs)), self.as_inputs(torch.as_tensor(targets))
         if len(inputs) != len(targets) or len(inputs) == 0:
             raise ValueError(
@@ -146,12 +166,32 @@ class Objective:
 
     def outputs(self, params: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
         """Outputs of the model on `inputs`, (P, …) for params (n,), (E, P, …) for (E, n)."""
-        if params.ndim == 2 and len(params) > 1:
-            return vmap(self._forward, in_dims=(0, None), randomness="error")(params, inputs)
-        return self._forward(params, inputs) if params.ndim == 1 else self._forward(params[0], inputs)[None]
+        if params.ndim == 1:
+            return self._forward(params, inputs)
+        if self.vmaps and len(params) > 1:
+            try:
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("error", "There is a performance drop")  # a loop inside vmap gains nothing
+                    return vmap(self._forward, in_dims=(0, None), randomness="error")(params, inputs)
+            except Exception as error:
+                if "randomness error mode" in str(error):
+                    raise ValueError(
+                        "the model draws random numbers, so that the loss is not a function of the parameters alone; "
+                        "call model.eval() first, or make it deterministic"
+                    ) from error
+        outputs = torch.stack([self._forward(row, inputs) for row in params])
+        self.vmaps = self.vmaps and len(params) == 1
+        return outputs
 
     def _forward(self, params, inputs):
-        return functional_call(self.model, self.layout.unflatten(params), (inputs,))
+        with twice_differentiable(self._recurrent):
+            values = self.layout.unflatten(params)
+            placed = {place: values[name] for place, name in self._places.items()}
+            outputs = functional_call(self.model, placed, (inputs,), tie_weights=False)
+        if not isinstance(outputs, torch.Tensor):
+            kind = type(outputs).__name__
+            raise ValueError(f"the model must answer with a tensor, got {kind}; wrap it in a module that picks one")
+        return outputs
 
     def _batch_losses(self, params, steps, inputs, targets):
         return self._losses_of(self.outputs(params, inputs), steps, targets)
@@ -219,6 +259,8 @@ class Objective:
 
     def _curvature(self, matrix: str, params, step):
         params = self.as_params(params)
+        if self.check:
+            self.check = not self_check(self, params, step)
         steps = as_steps(step, params.numel() // self.n_params)
         return CurvatureProduct(self, matrix, params, steps)
 
@@ -253,12 +295,18 @@ def as_steps(step, n: int) -> torch.Tensor:
     return steps.expand(n) if steps.ndim == 0 else steps
 
 
-def refuse_training_mode(model: torch.nn.Module) -> None:
-    """Raise ValueError if `model` is in training mode where that changes what it computes."""
-    for name, module in model.named_modules():
-        changing = isinstance(module, (torch.nn.modules.dropout._DropoutNd, torch.nn.modules.batchnorm._BatchNorm))
-        if changing and module.training:
-            raise ValueError(
-                f"{name or 'the model'} ({type(module).__name__}) is in training mode, so that the loss is not a "
-                "function of the parameters alone; call model.eval() first"
-            )
+class _FiniteBatches:
+    """The batches of the user's iterable, refused where their inputs are not finite."""
+
+    def __init__(self, batches: Iterable):
+        self.batches = batches
+
+    def __iter__(self) -> Iterator:
+        for i, batch in enumerate(self.batches):
+            if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+                raise ValueError(
+                    f"each batch must be a pair (inputs, targets), but batch {i} is {type(batch).__name__}"
+                )
+            if batch[0].is_floating_point() and not batch[0].isfinite().all():
+                raise ValueError(f"inputs of batch {i} hold NaN or inf; remove or impute those samples first")
+            yield batch
