@@ -194,12 +194,15 @@ class Objective:
         return outputs
 
     def _batch_losses(self, params, steps, inputs, targets):
-        return self._losses_of(self.outputs(params, inputs), steps, targets)
+        return self._losses_of(self.outputs(params, inputs), targets, steps, self._weights_of(steps))
 
-    def _losses_of(self, outputs, steps, targets):
-        if self.has_terms and len(steps) > 1:
-            terms = vmap(self.loss_fn.terms, in_dims=(0, None))(outputs, targets)
-            return (self.class_weights(steps) * terms).sum(-1)
+    def _weights_of(self, steps):
+        """Class weights (E, class) where losses are computed from terms, so that all rows are computed at once."""
+        return self.class_weights(steps) if self.has_terms and len(steps) > 1 else None
+
+    def _losses_of(self, outputs, targets, steps, weights):
+        if weights is not None:
+            return (weights * vmap(self.loss_fn.terms, in_dims=(0, None))(outputs, targets)).sum(-1)
         return torch.stack([self.loss_fn(o, targets, s) for o, s in zip(outputs, steps.tolist(), strict=True)])
 
     def losses(self, params, step) -> torch.Tensor:

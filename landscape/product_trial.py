@@ -118,7 +118,7 @@ class _Race:
             self._time_in_turn(entrant, self.best)
         if entrant.product >= SMALL:
             entrant.multiply = None  # not two large graphs at a time
-        if self.best and entrant.cost > self.best.cost:
+        if self.best and entrant.cost >= self.best.cost:
             return False
         self.best = entrant
         return True
@@ -184,9 +184,10 @@ def _race(product) -> Way | None:
         race.run(method, rows)
         while rows < most and race.row_product < SMALL and race.run(method, min(GROWTH * rows, most)):
             rows = race.best.way.rows
-    if product.situation.streamed or race.best is None:
+    streamed = product.situation.streamed
+    if race.best is None or (streamed and race.row_product > SMALL):  # to load forward mode alone takes a second
         race.run("jvp", rows)
-    if not product.situation.streamed and (race.best is None or race.row_product > TRACED_FROM):
+    if not streamed and (race.best is None or race.row_product > TRACED_FROM):
         race.run("linearize", rows)
     if race.best is None:
         if race.reference is None:

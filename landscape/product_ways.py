@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -43,6 +44,7 @@ class Part(NamedTuple):
 
     objective: object
     steps: torch.Tensor
+    class_weights: torch.Tensor | None  # schedules are not to be evaluated while torch.func transforms what they do
     inputs: torch.Tensor
     targets: torch.Tensor
     weight: float
@@ -56,7 +58,7 @@ class Part(NamedTuple):
         if len(self.steps) == 1:
             loss = self.objective.loss_fn(outputs, self.targets, int(self.steps))
         else:
-            loss = self.objective._losses_of(outputs, self.steps, self.targets).sum()
+            loss = self.objective._losses_of(outputs, self.targets, self.steps, self.class_weights).sum()
         return loss if self.weight == 1 else self.weight * loss
 
     def loss(self, point: torch.Tensor) -> torch.Tensor:
@@ -125,10 +127,19 @@ def _traced(function: Callable, point: torch.Tensor) -> Linear:
 
 
 def _forward(function: Callable, point: torch.Tensor) -> Linear:
+    _load_forward_mode()
+
     def product(vector):
         return torch.func.jvp(function, (point,), (vector,))[1]
 
     return Linear(product, torch.vmap(product))
+
+
+@cache
+def _load_forward_mode() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of itself when it loads the formulas
+        torch.func.jvp(torch.sin, (torch.zeros(()),), (torch.zeros(()),))
 
 
 def _gauss_newton_by_graph(part: Part, point: torch.Tensor, forms=nullcontext, tangent=None) -> Linear:
@@ -180,4 +191,4 @@ MATRICES = {"hessian": HESSIAN, "gauss_newton": GAUSS_NEWTON}
 
 def part(objective, points: torch.Tensor, steps: torch.Tensor, batch) -> tuple[Part, torch.Tensor]:
     """The loss of these rows over a batch, and the point at which it stands."""
-    return Part(objective, steps, *batch), points[0] if len(points) == 1 else points
+    return Part(objective, steps, objective._weights_of(steps), *batch), points[0] if len(points) == 1 else points
