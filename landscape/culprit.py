@@ -38,7 +38,7 @@ class Call:
         return [out for out in tree_flatten(answer)[0] if _is_floating(out)]
 
     def function(self, generator: torch.Generator) -> tuple[Function, torch.Tensor] | None:
-        """⟨r, outputs⟩ for a fixed random r as a function of parameters and inputs, and the point where it was called.
+        """A random quadratic of the outputs as a function of parameters and inputs, and the point where it was called.
 
         None where the outputs depend on neither.
         """
@@ -46,7 +46,11 @@ class Call:
         places = [i for i, leaf in enumerate(self.leaves) if _is_floating(leaf) and leaf.numel()]
         parameters = dict(self.module.named_parameters())
         tensors = [*(parameters[name].detach() for name in names), *(self.leaves[i] for i in places)]
-        weights = [torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out) for out in self.outputs()]
+        outputs = [out.detach() for out in self.outputs()]
+        weights = [torch.randn((2, *out.shape), generator=generator, dtype=torch.float64).to(out) for out in outputs]
+        weights = [
+            (linear, quadratic / (1 + out.abs())) for (linear, quadratic), out in zip(weights, outputs, strict=True)
+        ]
         if not tensors or not weights:
             return None
         sizes = [tensor.numel() for tensor in tensors]
@@ -57,11 +61,11 @@ class Call:
             for place, part in zip(places, parts[len(names) :], strict=True):
                 leaves[place] = part
             outputs = self.outputs(dict(zip(names, parts, strict=False)), leaves)
-            return sum((weight * out).sum() for weight, out in zip(weights, outputs, strict=True))
+            return sum((a * out + b * out**2).sum() for (a, b), out in zip(weights, outputs, strict=True))
 
         point = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        function = differentiated(value, sizes)
-        return (function, point) if value(point.requires_grad_()).requires_grad else None
+        depends = value(point.clone().requires_grad_()).requires_grad
+        return (differentiated(value, sizes), point) if depends else None
 
 
 def differentiated(value: Callable[[torch.Tensor], torch.Tensor], sizes: list[int]) -> Function:

@@ -57,13 +57,13 @@ def _defect_at(function: Function, point: torch.Tensor, generator: torch.Generat
     noise = norms(nudged_gradient - gradient, sizes) + torch.finfo(point.dtype).eps * norms(gradient, sizes)
     error = _product_error(function, point, gradient, v, Hv, noise)
     if error > PRODUCT_TOLERANCE:
-        return f"differ from finite differences of gradients by {100 * error:.2g} %"
+        return f"differ from finite differences of gradients by {100 * error:.3g} %"
     if asymmetry(function, point, (v, u), (Hv, Hu)) > 1:
         return "are not symmetric"
     noise = abs(nudged_value - value) + torch.finfo(point.dtype).eps * abs(value)
     error = _slope_error(function, point, gradient, noise, generator)
     if error > SLOPE_TOLERANCE:
-        return f"belong to a gradient that differs from finite differences of the loss by {100 * error:.2g} %"
+        return f"belong to a gradient that differs from finite differences of the loss by {100 * error:.3g} %"
     return ""
 
 

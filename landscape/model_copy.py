@@ -40,11 +40,15 @@ def duplicate(model: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:
-        reason = str(error).splitlines()[0]
         raise ValueError(
-            f"the model cannot be copied ({reason}); remove what it keeps of past evaluations, or build it anew and "
-            "load its state_dict"
+            f"the model cannot be copied ({first_line(error)}); remove what it keeps of past evaluations, or build it "
+            "anew and load its state_dict"
         ) from error
+
+
+def first_line(error: Exception) -> str:
+    """What `error` says, in one line."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _detached(tensor: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map
 
 from landscape.culprit import derivative_culprit, differentiated, random_culprit
 from landscape.finite_differences import Function, asymmetry, defect, scattered, unit_direction
-from landscape.model_copy import duplicate, is_recurrent, twice_differentiable
+from landscape.model_copy import duplicate, first_line, is_recurrent, twice_differentiable
 
 N_SAMPLES = (8, 2, 2, 2)  # in each try: fewer samples have fewer kinks
 MANY_PARAMS = 10_000  # of a model that takes 2 samples from the first try on, so that the check stays quick
@@ -56,11 +56,13 @@ def self_check(objective, params: torch.Tensor, step) -> bool:
     batch = next((batch for batch in objective.batches if len(batch[1])), None)
     if not finite or batch is None:
         return False
-    point, steps = rows[finite[0]], np.array(step)
+    point, steps = rows[finite[0]].clone(), np.array(step)
     step = int(steps if steps.ndim == 0 else steps[finite[0]])
     with torch.random.fork_rng(devices=_cuda(objective)), torch.enable_grad():
         _refuse_changing_batches(objective)
         probes = _probes(objective, batch, point, step)
+        if not torch.equal(point, rows[finite[0]]):
+            raise ValueError("the model writes to its parameters in its forward pass; let it compute with copies")
         mode, doubles = _in_double(probes, point, step)
         generator = torch.Generator().manual_seed(0)
         with mode:
@@ -106,11 +108,15 @@ def _probes(objective, batch, point, step) -> list:
         counts = [2 if objective.n_params > MANY_PARAMS else n for n in N_SAMPLES]
         probes = [_over(private, inputs[:n], targets[:n]) for n in counts]
         for probe in probes[:2]:
-            probe.loss(point, step)
+            _loss(probe, point, step)
     except Exception:  # what lies along the first dim of this batch are no samples: take all of it
         probes = [_over(private, inputs, targets)] * len(N_SAMPLES)
-        probes[0].loss(point, step)
+        _loss(probes[0], point, step)
     return probes
+
+
+def _loss(probe, point, step) -> torch.Tensor:
+    return probe.value_and_gradient(point, step)[0]  # with a graph, as some models differentiate by their inputs
 
 
 def _over(objective, inputs, targets):
@@ -129,15 +135,15 @@ def _in_double(probes: list, point, step):
         double.model, double.loss_fn, double.dtype = model, loss_fn, torch.float64
     if probes[0].dtype == torch.float64:
         return nullcontext(), doubles
-    expected, reason = probes[0].loss(point, step).double(), "its loss is another one there"
+    expected, reason = _loss(probes[0], point, step).double(), "its loss is another one there"
     for mode in (nullcontext(), _Double()):
         try:
             with mode:
-                loss = doubles[0].value_and_gradient(point, step)[0]
+                loss = _loss(doubles[0], point, step)
             if torch.isclose(loss, expected, 0.05, 1e-3, equal_nan=True):
                 return mode, doubles
         except Exception as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
     warnings.warn(
         f"Hessian products were not compared with finite differences, since the model or its loss cannot be evaluated "
         f"in float64 ({reason}); only their symmetry and that the loss repeats itself were checked",
@@ -164,6 +170,7 @@ def _doubled(leaf):
 def _refuse_wrong_products(probes: list, compare: bool, point, step, generator) -> bool:
     """Whether the products could be checked; ValueError where they, or the loss, are not those of a function."""
     point = point.to(probes[0].dtype)
+    _refuse_other_parameters(probes[0], point, step)
     if not all(tensor.isfinite().all() for tensor in probes[0].value_and_gradient(point, step)):
         _refuse_hidden_parameters(probes[0], point, step)
         return False
@@ -209,11 +216,29 @@ def _loaded(objective, point) -> torch.nn.Module:
     return model
 
 
+def _refuse_other_parameters(probe, point, step) -> None:
+    """Parameters of another model in the loss, which would be constants: a penalty on the user's own weights, say."""
+    leaf = point.clone().requires_grad_()
+    loss = probe.loss_fn(probe.outputs(leaf, _inputs(probe)), probe.as_inputs(probe.batches[0][1]), step)
+    nodes, seen = [loss.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        nodes += [before for before, _ in node.next_functions]
+        if isinstance(getattr(node, "variable", None), torch.nn.Parameter):
+            raise ValueError(
+                f"the loss depends on a parameter of shape {tuple(node.variable.shape)} that is not the objective's and "
+                "would stay constant; compute penalties on weights in the model's forward pass, detach what is fixed"
+            )
+
+
 def _refuse_randomness(probe, point, step) -> None:
     before = _random_state(probe)
-    losses = [probe.loss(point, step), probe.value_and_gradient(point, step)[0], probe.loss(point, step)]
+    losses = [_loss(probe, point, step) for _ in range(3)]
     if any(not torch.equal(a, b) for a, b in zip(before, _random_state(probe), strict=True)):
-        losses += [probe.loss(point, step) for _ in range(N_EVALUATIONS)]
+        losses += [_loss(probe, point, step) for _ in range(N_EVALUATIONS)]
     if _differ(losses):
         with twice_differentiable(is_recurrent(probe.model)):
             found = random_culprit(_loaded(probe, point), _inputs(probe))
@@ -242,14 +267,14 @@ def _refuse_training_differences(probe, point, step) -> None:
     training = [(name, module) for name, module in probe.model.named_modules() if module.training]
     if not training:
         return
-    expected, other = probe.loss(point, step), copy.copy(probe)
+    expected, other = _loss(probe, point, step), copy.copy(probe)
     other.model = duplicate(probe.model).eval()
-    if not _differ([expected, other.loss(point, step)]):
+    if not _differ([expected, _loss(other, point, step)]):
         return
     blamed = "the model"
     for name, module in reversed(training):
         module.training = False
-        if _differ([expected, probe.loss(point, step)]):
+        if _differ([expected, _loss(probe, point, step)]):
             blamed = f"{name or 'the model'} ({type(module).__name__})"
             break
     raise ValueError(f"{blamed} computes something else in training mode; call model.eval() first")
