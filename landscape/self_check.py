@@ -229,8 +229,8 @@ def _refuse_other_parameters(probe, point, step) -> None:
         nodes += [before for before, _ in node.next_functions]
         if isinstance(getattr(node, "variable", None), torch.nn.Parameter):
             raise ValueError(
-                f"the loss depends on a parameter of shape {tuple(node.variable.shape)} that is not the objective's and "
-                "would stay constant; compute penalties on weights in the model's forward pass, detach what is fixed"
+                f"the loss depends on a parameter of shape {tuple(node.variable.shape)} that is not the objective's "
+                "and would stay constant; compute penalties on weights in the model's forward pass, detach what is fixed"
             )
 
 
