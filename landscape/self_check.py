@@ -230,7 +230,7 @@ def _refuse_other_parameters(probe, point, step) -> None:
         if isinstance(getattr(node, "variable", None), torch.nn.Parameter):
             raise ValueError(
                 f"the loss depends on a parameter of shape {tuple(node.variable.shape)} that is not the objective's "
-                "and would stay constant; compute penalties on weights in the model's forward pass, detach what is fixed"
+                "and stays constant; compute penalties on weights in the forward pass, detach what is fixed"
             )
 
 
