@@ -9,10 +9,8 @@ from torch import nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from landscape.finite_differences import Function, defect
-from landscape.model_copy import parameter_places
-
-N_TRIES = 3
+from landscape.finite_differences import Function
+from landscape.model_copy import first_line, parameter_places
 
 
 class Call:
@@ -127,17 +125,36 @@ def random_culprit(model: nn.Module, inputs: torch.Tensor) -> Call | None:
     return None
 
 
-def derivative_culprit(model: nn.Module, inputs: torch.Tensor, generator: torch.Generator) -> tuple[Call, str] | None:
-    """The smallest module of `model` whose own Hessian product is wrong, and what is wrong with it, as words."""
+def derivative_culprit(
+    model: nn.Module, inputs: torch.Tensor, wrong: Callable, generator: torch.Generator
+) -> tuple[Call, str] | None:
+    """The smallest module of `model` of which ``wrong(function, point, generator)`` says something, and what it says.
+
+    `function` is a `Function` made of the module's outputs, `point` where it is called.
+    """
     for call in calls(model, inputs):
         try:
-            found = call.function(generator)
-            what = found and defect([found[0]] * N_TRIES, found[1], generator)
+            part = call.function(generator)
         except Exception:  # it cannot be called by itself; what is wrong is then found in what it is part of
             continue
-        if what:
-            return call, what
+        found = part and verdict(call, part, wrong, generator)
+        if found:
+            return found
     return None
+
+
+def verdict(name, part: tuple[Function, torch.Tensor], wrong: Callable, generator: torch.Generator):
+    """`name` and what ``wrong`` says of a function at a point, or that it has no double backward; None if nothing."""
+    try:
+        what = wrong(*part, generator)
+    except Exception as error:
+        what = f"do not exist ({first_line(error)})" if is_missing(error) else ""
+    return (name, what) if what else None
+
+
+def is_missing(error: Exception) -> bool:
+    """Whether an operation has no double backward."""
+    return any(text in str(error) for text in ("is not implemented", "differentiate twice", "double backward"))
 
 
 def _is_floating(leaf) -> bool:

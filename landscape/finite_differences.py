@@ -113,6 +113,16 @@ def asymmetry(function: Function, point, vectors, products) -> float:
     return float(ratio)
 
 
+def is_asymmetric(function: Function, point: torch.Tensor, n_tries: int, generator: torch.Generator) -> bool:
+    """Whether the Hessian product is asymmetric beyond rounding at `point` (n,) and at others around it."""
+    for near in (point, *(scattered(point, function.sizes, generator) for _ in range(n_tries - 1))):
+        vectors = [unit_direction(near, function.sizes, generator) for _ in range(2)]
+        product = function.linearize(near)
+        if not asymmetry(function, near, vectors, [product(vector) for vector in vectors]) > 1:
+            return False
+    return True
+
+
 def _random_part(vectors, errors, sizes) -> torch.Tensor:
     """What random vectors may hold of errors whose norms, tensor by tensor, are given: `MARGIN` standard deviations."""
     counts = torch.tensor(sizes, device=errors[0].device)

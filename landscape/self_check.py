@@ -13,14 +13,15 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from landscape.culprit import derivative_culprit, differentiated, random_culprit
-from landscape.finite_differences import Function, asymmetry, defect, scattered, unit_direction
+from landscape.culprit import derivative_culprit, differentiated, is_missing, verdict
+from landscape.finite_differences import Function, defect, is_asymmetric, scattered, unit_direction
 from landscape.model_copy import duplicate, first_line, is_recurrent, twice_differentiable
+from landscape.purity import cuda_devices, loaded, loss, plain_loss, refuse_impure, samples
 
-N_SAMPLES = (8, 2, 2, 2)  # in each try: fewer samples have fewer kinks
+SAMPLES = (slice(8), slice(2), slice(2, 4), slice(4, 6))  # of each try: fewer samples have fewer kinks
 MANY_PARAMS = 10_000  # of a model that takes 2 samples from the first try on, so that the check stays quick
 N_BATCHES = 8  # compared between two passes over the data
-N_EVALUATIONS = 16  # of a loss that draws random numbers
+N_TRIES = 3  # for each part of a model that fails
 
 
 def self_check(objective, params: torch.Tensor, step) -> bool:
@@ -58,23 +59,21 @@ def self_check(objective, params: torch.Tensor, step) -> bool:
         return False
     point, steps = rows[finite[0]].clone(), np.array(step)
     step = int(steps if steps.ndim == 0 else steps[finite[0]])
-    with torch.random.fork_rng(devices=_cuda(objective)), torch.enable_grad():
+    with torch.random.fork_rng(devices=cuda_devices(objective)), torch.enable_grad():
         _refuse_changing_batches(objective)
         probes = _probes(objective, batch, point, step)
         if not torch.equal(point, rows[finite[0]]):
             raise ValueError("the model writes to its parameters in its forward pass; let it compute with copies")
+        if not refuse_impure(probes[0], point, step):
+            return False
         mode, doubles = _in_double(probes, point, step)
         generator = torch.Generator().manual_seed(0)
         with mode:
-            checked = _refuse_wrong_products(doubles or probes, bool(doubles), point, step, generator)
-            objective.vmaps &= _stacks_as_rows((doubles or probes)[-1], point, step, generator)
+            checked = not doubles or _refuse_wrong_products(doubles, point, step, generator)
+            objective.vmaps &= _stacks_as_rows((doubles or probes)[0], point, step, generator)
         if objective.dtype != torch.float64:
             _refuse_asymmetry(probes[0], point, step, generator)
     return checked
-
-
-def _cuda(objective) -> list[torch.device]:
-    return [objective.device] if objective.device.type == "cuda" else []
 
 
 def _refuse_changing_batches(objective) -> None:
@@ -105,18 +104,15 @@ def _probes(objective, batch, point, step) -> list:
         private.product = "kept graph"
     inputs, targets = batch
     try:
-        counts = [2 if objective.n_params > MANY_PARAMS else n for n in N_SAMPLES]
-        probes = [_over(private, inputs[:n], targets[:n]) for n in counts]
-        for probe in probes[:2]:
-            _loss(probe, point, step)
+        parts = [part for part in SAMPLES if len(targets[part])]
+        parts[0] = slice(2) if objective.n_params > MANY_PARAMS else parts[0]
+        probes = [_over(private, inputs[part], targets[part]) for part in parts]
+        for probe in probes:
+            loss(probe, point, step)
     except Exception:  # what lies along the first dim of this batch are no samples: take all of it
-        probes = [_over(private, inputs, targets)] * len(N_SAMPLES)
-        _loss(probes[0], point, step)
+        probes = [_over(private, inputs, targets)] * len(SAMPLES)
+        loss(probes[0], point, step)
     return probes
-
-
-def _loss(probe, point, step) -> torch.Tensor:
-    return probe.value_and_gradient(point, step)[0]  # with a graph, as some models differentiate by their inputs
 
 
 def _over(objective, inputs, targets):
@@ -135,12 +131,12 @@ def _in_double(probes: list, point, step):
         double.model, double.loss_fn, double.dtype = model, loss_fn, torch.float64
     if probes[0].dtype == torch.float64:
         return nullcontext(), doubles
-    expected, reason = _loss(probes[0], point, step).double(), "its loss is another one there"
+    expected, reason = loss(probes[0], point, step).double(), "its loss is another one there"
     for mode in (nullcontext(), _Double()):
         try:
             with mode:
-                loss = _loss(doubles[0], point, step)
-            if torch.isclose(loss, expected, 0.05, 1e-3, equal_nan=True):
+                found = loss(doubles[0], point, step)
+            if torch.isclose(found, expected, 0.05, 1e-3, equal_nan=True):
                 return mode, doubles
         except Exception as error:
             reason = first_line(error)
@@ -167,23 +163,6 @@ def _doubled(leaf):
     return torch.float64 if leaf in (torch.float32, torch.float16, torch.bfloat16) else leaf
 
 
-def _refuse_wrong_products(probes: list, compare: bool, point, step, generator) -> bool:
-    """Whether the products could be checked; ValueError where they, or the loss, are not those of a function."""
-    point = point.to(probes[0].dtype)
-    _refuse_other_parameters(probes[0], point, step)
-    if not all(tensor.isfinite().all() for tensor in probes[0].value_and_gradient(point, step)):
-        _refuse_hidden_parameters(probes[0], point, step)
-        return False
-    _refuse_randomness(probes[0], point, step)
-    _refuse_training_differences(probes[0], point, step)
-    if not compare:
-        return True
-    what = defect((_function(probe, step) for probe in probes), point, generator)
-    if what:
-        raise ValueError(f"Hessian products are wrong: {_blamed(probes[0], point, step, what, generator)}")
-    return what is not None
-
-
 def _function(objective, step) -> Function:
     return Function(
         lambda point: objective.value_and_gradient(point, step),
@@ -196,105 +175,63 @@ def _sizes(objective) -> list[int]:
     return [size for size in objective.layout.sizes if size]
 
 
-def _refuse_hidden_parameters(probe, point, step) -> None:
-    own = copy.copy(probe)
-    own.model = _loaded(probe, point)
-    if all(tensor.isfinite().all() for tensor in own.value_and_gradient(point, step)):
-        raise ValueError(
-            "the model reads parameters from elsewhere than its modules; register them (torch.nn.ParameterList), and "
-            "switch activation checkpointing off, whose second forward pass reads the model's own"
-        )
+def _refuse_wrong_products(probes: list, point, step, generator) -> bool:
+    """Whether products are finite; ValueError where they do not agree with differences and a part is found guilty.
+
+    Where no part of the model is wrong by itself, nor the loss, what differs is rounding: saturated losses and
+    vanishing layers have Hessians below that of their gradients. A composition of right parts is right.
+    """
+    point = point.to(probes[0].dtype)
+    try:
+        what = defect((_function(probe, step) for probe in probes), point, generator)
+    except RuntimeError as error:
+        if not is_missing(error):
+            raise
+        what = f"do not exist ({first_line(error)})"
+    if what:
+        _blame(probes[0], point, step, lambda *part: defect([part[0]] * N_TRIES, *part[1:]), generator)
+        if not _is_double_backward(probes[0], point, step, generator):
+            raise ValueError(f"Hessian products are wrong: those of the model and its loss {what}")
+    return what is not None
 
 
-def _loaded(objective, point) -> torch.nn.Module:
-    """A copy of the model with these parameters, for evaluations without replacing them."""
-    model = duplicate(objective.model)
-    values, parameters = objective.layout.unflatten(point), dict(model.named_parameters())
-    with torch.no_grad():
-        for name, value in values.items():
-            parameters[name].copy_(value)
-    return model
+def _refuse_asymmetry(probe, point, step, generator) -> None:
+    """ValueError if products in the objective's own type are not symmetric, and a part is found guilty."""
+
+    def wrong(function, point, generator):
+        kind = str(point.dtype).removeprefix("torch.")
+        return f"are not symmetric in {kind}" if is_asymmetric(function, point, N_TRIES, generator) else ""
+
+    if wrong(_function(probe, step), point, generator):
+        _blame(probe, point, step, wrong, generator)
 
 
-def _refuse_other_parameters(probe, point, step) -> None:
-    """Parameters of another model in the loss, which would be constants: a penalty on the user's own weights, say."""
-    leaf = point.clone().requires_grad_()
-    loss = probe.loss_fn(probe.outputs(leaf, _inputs(probe)), probe.as_inputs(probe.batches[0][1]), step)
-    nodes, seen = [loss.grad_fn], set()
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        nodes += [before for before, _ in node.next_functions]
-        if isinstance(getattr(node, "variable", None), torch.nn.Parameter):
-            raise ValueError(
-                f"the loss depends on a parameter of shape {tuple(node.variable.shape)} that is not the objective's "
-                "and stays constant; compute penalties on weights in the forward pass, detach what is fixed"
-            )
-
-
-def _refuse_randomness(probe, point, step) -> None:
-    before = _random_state(probe)
-    losses = [_loss(probe, point, step) for _ in range(3)]
-    if any(not torch.equal(a, b) for a, b in zip(before, _random_state(probe), strict=True)):
-        losses += [_loss(probe, point, step) for _ in range(N_EVALUATIONS)]
-    if _differ(losses):
-        with twice_differentiable(is_recurrent(probe.model)):
-            found = random_culprit(_loaded(probe, point), _inputs(probe))
-        raise ValueError(
-            f"the loss is another one when evaluated again: {found or 'the model or its loss'} draws random numbers "
-            "or remembers past evaluations; call model.eval() first, or make it deterministic"
-        )
-
-
-def _random_state(objective) -> list[torch.Tensor]:
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in _cuda(objective))]
-
-
-def _differ(losses: list[torch.Tensor]) -> bool:
-    """Whether losses differ by more than the rounding of several threads."""
-    rtol = max(1e-9, 100 * torch.finfo(losses[0].dtype).eps)
-    return not all(torch.isclose(loss, losses[0], rtol, 1e-12, equal_nan=True) for loss in losses)
-
-
-def _inputs(probe) -> torch.Tensor:
-    return probe.as_inputs(probe.batches[0][0])
-
-
-def _refuse_training_differences(probe, point, step) -> None:
-    """Modules that are not torch's own and compute something else in training mode."""
-    training = [(name, module) for name, module in probe.model.named_modules() if module.training]
-    if not training:
-        return
-    expected, other = _loss(probe, point, step), copy.copy(probe)
-    other.model = duplicate(probe.model).eval()
-    if not _differ([expected, _loss(other, point, step)]):
-        return
-    blamed = "the model"
-    for name, module in reversed(training):
-        module.training = False
-        if _differ([expected, _loss(probe, point, step)]):
-            blamed = f"{name or 'the model'} ({type(module).__name__})"
-            break
-    raise ValueError(f"{blamed} computes something else in training mode; call model.eval() first")
-
-
-def _blamed(probe, point, step, what: str, generator) -> str:
-    """The module that is wrong by itself, or the loss, and what is wrong with it, as words with the remedy."""
-    point = scattered(point, _sizes(probe), generator)
-    model, inputs = _loaded(probe, point), _inputs(probe)
+def _blame(probe, point, step, wrong, generator) -> None:
+    """Raise ValueError if ``wrong(function, point, generator)`` says so, in words, of a module alone or of the loss."""
+    model, (inputs, targets) = loaded(probe, scattered(point, _sizes(probe), generator)), samples(probe)
     with twice_differentiable(is_recurrent(model)):
-        found = derivative_culprit(model, inputs, generator)
+        found = derivative_culprit(model, inputs, wrong, generator)
         if found is None:
-            outputs, targets = model(inputs).detach(), probe.as_inputs(probe.batches[0][1])
-            loss = differentiated(lambda z: probe.loss_fn(z.view_as(outputs), targets, step), [outputs.numel()])
-            of_loss = defect([loss] * len(N_SAMPLES), outputs.flatten(), generator)
-            found = ("the loss", of_loss) if of_loss else ("the model as a whole", what)
-    return (
-        f"those of {found[0]} {found[1]}; write it with differentiable torch operations "
-        "(v * (g / v.norm()) for torch._weight_norm)"
-    )
+            outputs = model(inputs).detach()
+            alone = differentiated(lambda z: probe.loss_fn(z.view_as(outputs), targets, step), [outputs.numel()])
+            outputs = outputs / outputs.square().mean().sqrt().clamp(min=1)
+            for scale in (1, 0.01):  # large outputs saturate a loss, and its Hessian is then rounding
+                found = verdict("the loss", (alone, scale * outputs.flatten()), wrong, generator)
+                if found is None:
+                    break
+    if found is not None:
+        raise ValueError(
+            f"Hessian products are wrong: those of {found[0]} {found[1]}; write it with torch operations that can be "
+            "differentiated twice, v * (g / v.norm()) for torch._weight_norm"
+        )
+
+
+def _is_double_backward(probe, point, step, generator) -> bool:
+    """Whether the objective's products are those of a double backward through model and loss."""
+    plain = differentiated(lambda params: plain_loss(probe, params, step), _sizes(probe))
+    vector = unit_direction(point, _sizes(probe), generator)
+    expected = plain.linearize(point)(vector)
+    return bool((probe.linearize(point, step)(vector) - expected).norm() <= 1e-6 * expected.norm())
 
 
 def _stacks_as_rows(probe, point, step, generator) -> bool:
@@ -312,18 +249,3 @@ def _stacks_as_rows(probe, point, step, generator) -> bool:
     except Exception:  # said where stacked params are first given
         return True
     raise ValueError("losses of stacked params are not those of each row; the loss's terms do not work under vmap")
-
-
-def _refuse_asymmetry(probe, point, step, generator) -> None:
-    """ValueError if products in the objective's own type are not symmetric at any of several points."""
-    function = _function(probe, step)
-    for near in (point, *(scattered(point, function.sizes, generator) for _ in range(2))):
-        vectors = [unit_direction(near, function.sizes, generator) for _ in range(2)]
-        product = function.linearize(near)
-        products = [product(vector) for vector in vectors]
-        if not asymmetry(function, near, vectors, products) > 1:
-            return
-    raise ValueError(
-        f"Hessian products are not symmetric in {str(probe.dtype).removeprefix('torch.')}, though they are in float64; "
-        "give dtype=torch.float64"
-    )
