@@ -1,0 +1,102 @@
+"""The table of results: one row for each solver and workload, filled round by round, and written as JSON."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import platform
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+
+import torch
+
+
+class Results:
+    """What one run of the benchmarks measured."""
+
+    def __init__(self):
+        self.eigenpairs: dict[tuple, dict] = {}
+        self.products: dict[str, dict] = {}
+        self.memory: dict = {}
+        self.absent: dict[str, str] = {}
+        self.packages = {"torch", "numpy", "scipy"}
+
+    def missing(self, solver) -> str:
+        """Why `solver` cannot run here; empty if it can."""
+        try:
+            importlib.import_module(solver.module)
+        except Exception as error:  # a package that breaks on import is as absent as one that is not there
+            self.absent[solver.name] = f"{type(error).__name__}: {error}".splitlines()[0]
+        else:
+            self.packages.add(solver.distribution)
+        return self.absent.get(solver.name, "")
+
+    def row(self, workload, solver) -> dict:
+        """The row of `solver` on `workload`, to be filled."""
+        empty = {
+            "workload": workload.name,
+            "dtype": workload.dtype,
+            "solver": solver.name,
+            "settings": solver.settings,
+            "ours": solver.ours,
+            "milliseconds": [],  # a checkpoint, in each round
+        }
+        return self.eigenpairs.setdefault((workload.name, workload.dtype, str(solver)), empty)
+
+    def summary(self) -> list[str]:
+        """Median ms a checkpoint of each row, and the median ratio to the first row of the same workload."""
+        lines, first = [], {}
+        for (name, dtype, solver), row in self.eigenpairs.items():
+            base = first.setdefault((name, dtype), row)["milliseconds"]
+            ratio = median(a / b for a, b in zip(row["milliseconds"], base, strict=False))
+            lines.append(
+                f"{name} {dtype} {solver:42} {median(row['milliseconds']):8.2f} ms {ratio:7.1f} times"
+                f"  residual ≤ {row['residual']:.1e}, {row['inaccurate']} inaccurate, {row['wrong']} wrong"
+                f" of {row['pairs']}, {row['products']:.1f} products"
+            )
+        return lines
+
+    def write(self, path: Path) -> None:
+        """Write the table to `path`."""
+        table = {
+            "date": date.today().isoformat(),
+            "machine": {"processor": _processor(), "threads": torch.get_num_threads(), "cuda": _cuda()},
+            "versions": {"python": platform.python_version()} | {name: _version(name) for name in sorted(self.packages)},
+            "absent": self.absent,
+            "eigenpairs": list(self.eigenpairs.values()),
+            "products": list(self.products.values()),
+            "memory": self.memory,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(table, indent=1, allow_nan=False) + "\n")
+
+
+def _processor() -> str:
+    """The processor's model and clock-independent features that matter here."""
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":", 1)[1].strip() for line in _lines(info) if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def _cuda() -> str | None:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "from the source folder"
+
+
+def mean(numbers) -> float:
+    """The mean of `numbers`, as a plain float."""
+    numbers = list(numbers)
+    return float(sum(numbers) / len(numbers))
+
