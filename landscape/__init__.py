@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "hdf5": ["load_dataset", "save_dataset"],
         "run": ["Run", "RunFormatError", "RunWriter", "open_run"],
         "hessian": ["top_eigenpairs"],
+        "spectrum": ["hessian_trace", "spectral_density"],
         "slices": ["plane_slice", "project", "reweight"],
         "gradient": ["gradient_decomposition", "motion"],
         "valley": ["valley_width"],

@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "history": ["plot_history"],
         "bifurcation": ["plot_attractor_diagram", "plot_bifurcation_diagram"],
         "eigenvalues": ["plot_eigenvalues"],
+        "spectrum": ["plot_spectral_density"],
         "gradient": ["plot_gradient_decomposition"],
         "valley": ["plot_valley_width"],
         "slices": ["plot_line_slice", "plot_path", "plot_plane_slice"],

@@ -8,7 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from landscape.lanczos import Basis, Settings, _overlap_bound, _probe, run_together, top_ritz_pairs
+from landscape.basis import Basis, Batch
+from landscape.certificate import Probe
+from landscape.lanczos import Settings, _probe, top_ritz_pairs
 
 DEFAULTS = {"tol": 1e-6, "certify": True, "accuracy": 1e-3, "failure": 1e-6}
 
@@ -24,8 +26,8 @@ def solve_all(matrices, k, seed=0, dtype=torch.float64, max_products=None, **opt
     n = len(matrices[0])
     asked = Settings(k=k, max_products=max_products or n, **(DEFAULTS | options))
     stacked = torch.from_numpy(np.stack(matrices)).to(dtype)
-    solvers = [top_ritz_pairs(stacked[0, 0], asked, np.random.default_rng([seed, i])) for i in range(len(matrices))]
-    return run_together(solvers, lambda members: lambda v: (stacked[members] @ v[..., None])[..., 0])
+    rngs = [np.random.default_rng([seed, i]) for i in range(len(matrices))]
+    return top_ritz_pairs(lambda rows: lambda v: (stacked[rows] @ v[..., None])[..., 0], stacked[:, 0], rngs, asked)
 
 
 def solve(matrix, k, **options):
@@ -115,16 +117,44 @@ def test_all_pairs_of_a_small_matrix_are_found(n):
 def test_a_start_overlaps_a_hidden_eigenvector_by_no_more_than_the_bound(overlap):
     hidden, spectrum = 2.0, np.append(np.linspace(-1, 1, 59), 2.0)
     r = np.append(np.sqrt((1 - overlap**2) / 59) * np.ones(59), overlap)
-    basis, block, betas = [r], np.zeros((6, 6)), []
+    basis = [r]
+    probe = Probe(np.array([hidden, hidden]), 1, 0.0, 0.0)  # its candidates are all equal to the hidden eigenvalue
     for j in range(6):
         w = spectrum * basis[j]
-        block[j, j] = w @ basis[j]
+        alpha = w @ basis[j]
         w = w - np.array(basis).T @ (np.array(basis) @ w)
-        betas.append(np.linalg.norm(w))
-        basis.append(w / betas[j])
-        bound = _overlap_bound(block[: j + 1, : j + 1], betas, hidden)
+        beta = np.linalg.norm(w)
+        basis.append(w / beta)
+        probe.step(alpha, beta)
+        bound = np.exp(-probe.log_total[0] / 2)
         assert bound >= overlap * (1 - 1e-6)
+        # An eigenvector's overlaps with the Lanczos vectors are its overlap with the first times the polynomials.
+        np.testing.assert_allclose(bound, overlap / np.linalg.norm(np.array(basis)[:, -1]), rtol=1e-5)
+        assert probe.bound(bound / 1.01) is None
+        assert probe.bound(bound * 1.01) == hidden
     assert bound < max(0.01, 1.2 * overlap)  # polynomials of degree six, on a value outside [-1, 1], say something
+
+
+def test_the_bounds_lie_above_all_ritz_values_of_the_probe():
+    rng = np.random.default_rng(0)
+    alphas, betas = rng.normal(size=12), rng.uniform(0.2, 1, size=12)
+    probe = Probe(np.linspace(4, -2, 9), 1, 0.1, 0.0)
+    for j in range(12):
+        probe.step(alphas[j], betas[j])
+        block = np.diag(alphas[: j + 1]) + np.diag(betas[:j], 1) + np.diag(betas[:j], -1)
+        top = np.linalg.eigvalsh(block)[-1]
+        np.testing.assert_array_equal(probe.above, probe.candidates > top)
+        assert probe.bound(1.0) == probe.candidates[probe.candidates > top].min()
+        assert not probe.copy_missing
+    probe.step(4.2, 0.1)
+    assert probe.copy_missing
+
+
+def test_the_bound_stays_finite_where_the_probe_meets_rounding_only():
+    probe = Probe(np.array([1.0, 0.0]), 1, 1e-3, 1e-15)
+    for _ in range(40):
+        probe.step(0.0, 1e-14)
+    assert probe.bound(1e-300) == probe.candidates[1]  # the lowest is the Ritz value 0 itself
 
 
 @pytest.mark.parametrize(("hidden", "good"), [(1.5, False), (1.01, False), (0.95, True)])
@@ -132,24 +162,27 @@ def test_an_eigenvalue_half_inside_the_basis_is_not_overlooked(hidden, good):
     """The basis holds the eigenvector of 1 and half of that of `hidden`; neither T nor its complement shows it."""
     Q = np.linalg.qr(np.random.default_rng(0).normal(size=(60, 60)))[0]
     matrix = torch.from_numpy((Q * np.r_[1, hidden, 0.3, np.linspace(-0.5, 0.2, 57)]) @ Q.T)
-    basis = Basis(torch.zeros(60, dtype=torch.float64), 60, np.random.default_rng(1))
+    batch = Batch(1, torch.zeros(1, 60, dtype=torch.float64), 60)
+    basis = Basis(batch, 0, np.random.default_rng(1))
 
-    def drive(solver):
-        vector = next(solver)
-        while True:
-            try:
-                vector = solver.send(matrix @ vector)
-            except StopIteration as stop:
-                return stop.value
+    def extend(vector):
+        return batch.extend(vector[None], (matrix @ vector)[None])
 
-    for vector in (Q[:, 0], Q[:, 1] + Q[:, 2]):
-        drive(basis.extend(torch.from_numpy(vector.copy())))
-    assert basis.ritz(1)[0][0] == pytest.approx(1)
-    assert drive(_probe(basis, Settings(k=1, max_products=60, **DEFAULTS), 1e-6, 32)) == good
-
-
-def test_the_bound_stays_finite_where_the_probe_meets_rounding_only():
-    assert 0 <= _overlap_bound(np.zeros((40, 40)), [1e-14] * 40, 1.0) <= 1e-30
+    for vector in (Q[:, 0], (Q[:, 1] + Q[:, 2]) / np.sqrt(2)):
+        extend(torch.from_numpy(vector.copy()))
+    values = np.linalg.eigvalsh(basis.T)[::-1]
+    assert values[0] == pytest.approx(1)
+    probe = _probe(basis, values, Settings(k=1, max_products=60, **DEFAULTS), 1e-6, 32)
+    vector = next(probe)
+    verdict = None
+    while verdict is None:
+        remainder, norm = extend(vector)
+        try:
+            restart = probe.send(norm[0])
+        except StopIteration as stop:
+            verdict = stop.value
+        vector = remainder[0] if restart is None else restart
+    assert verdict == good
 
 
 @settings(max_examples=150, deadline=None)
@@ -228,16 +261,14 @@ def test_together_and_alone_operators_have_the_same_pairs():
     for i, matrix in enumerate(matrices):
         assert_right(together[i], matrix, 2)
     asked = []
-    solvers = [
-        top_ritz_pairs(torch.zeros(60).double(), Settings(k=2, max_products=60, **DEFAULTS), np.random.default_rng(i))
-        for i in range(len(matrices))
-    ]
 
-    def linearize(members):
-        asked.append(members)
-        return lambda v: torch.stack([torch.from_numpy(matrices[m]) @ row for m, row in zip(members, v, strict=True)])
+    def linearize(rows):
+        asked.append(rows)
+        return lambda v: torch.stack([torch.from_numpy(matrices[m]) @ row for m, row in zip(rows, v, strict=True)])
 
-    results = run_together(solvers, linearize)
+    rngs = [np.random.default_rng(i) for i in range(len(matrices))]
+    wanted = Settings(k=2, max_products=60, **DEFAULTS)
+    results = top_ritz_pairs(linearize, torch.zeros(len(matrices), 60).double(), rngs, wanted)
     assert len(asked) > 1  # those that need more products go on without the others
     for earlier, later in itertools.pairwise(asked):
         assert set(later) < set(earlier)
@@ -253,3 +284,30 @@ def test_in_float32_pairs_are_found_to_its_precision():
     assert pairs.converged.all()
     assert pairs.certified
     np.testing.assert_allclose(pairs.values, [3, 3, 3, 1], rtol=1e-3)
+
+
+TRIALS = {
+    "a triple top": ([3, 3, 3, *np.linspace(0, 1, 57)], 3),
+    "a pair split by 1e-6": ([3, 3 - 1e-6, *np.linspace(0, 1, 58)], 2),
+    "five copies": ([3] * 5 + [*np.linspace(0, 1, 55)], 3),
+    "a pair below the top": ([3, 1, 1, 0.9, *np.linspace(0, 0.8, 56)], 3),
+    "rank two": ([3, 1] + [0] * 58, 5),
+}
+
+
+@pytest.mark.parametrize(("spectrum", "k"), TRIALS.values(), ids=TRIALS)
+def test_of_a_thousand_starts_none_certifies_a_wrong_answer(spectrum, k):
+    """A random start in a diagonal matrix is one in any basis; a loose tolerance leaves most to the certificate."""
+    spectrum, accuracy = torch.tensor(spectrum, dtype=torch.float64), 2e-3
+    asked = Settings(k=k, max_products=60, **DEFAULTS | {"tol": 1e-3, "accuracy": accuracy})
+    n_certified = 0
+    for start in range(0, 1000, 50):
+        rngs = [np.random.default_rng([start, i]) for i in range(50)]
+        for pairs in top_ritz_pairs(lambda rows: lambda v: spectrum * v, torch.zeros(50, 60).double(), rngs, asked):
+            assert pairs.converged.all()
+            if pairs.certified:
+                n_certified += 1
+                missing = spectrum[:k].numpy() - pairs.values
+                assert (missing >= -1e-12).all()
+                assert (missing <= accuracy * np.maximum(np.abs(pairs.values), 3e-3)).all()
+    assert n_certified == 1000

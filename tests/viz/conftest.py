@@ -88,6 +88,18 @@ def eigs():
 
 
 @pytest.fixture
+def spectrum():
+    at, step = np.linspace(-1, 4, 201), np.array([0, 1000, 2000])
+    peaks = np.exp(-((at - np.array([[0], [0.1], [0.2]])) ** 2) / 0.02) + 0.1 * np.exp(-((at - 3) ** 2) / 0.02)
+    density = peaks / np.sqrt(2 * np.pi * 0.01)
+    return xr.Dataset(
+        {"density": (("step", "eigenvalue"), density), "standard_error": (("step", "eigenvalue"), 0.2 * density)},
+        coords={"step": step, "eigenvalue": ("eigenvalue", at, {"long_name": "Eigenvalue of the Hessian"})},
+        attrs={"n": 20, "width": 0.1},
+    )
+
+
+@pytest.fixture
 def grads():
     step = np.arange(0, 50, 5)
     component = np.stack([step / 50 + 0.1, -0.2 - 0 * step], axis=1)

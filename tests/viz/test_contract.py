@@ -12,6 +12,7 @@ import viz
 PLOTS = {  # plot: (fixture, a variable that it cannot do without, who returns it)
     "plot_history": ("history", "loss", "open_run"),
     "plot_eigenvalues": ("eigs", "eigenvalue", "landscape.top_eigenpairs"),
+    "plot_spectral_density": ("spectrum", "density", "landscape.spectral_density"),
     "plot_gradient_decomposition": ("grads", "gradient_norm", "landscape.gradient_decomposition"),
     "plot_valley_width": ("widths", "width", "landscape.valley_width"),
     "plot_plane_slice": ("plane", "loss", "landscape.plane_slice"),
@@ -98,9 +99,10 @@ def test_a_single_selected_mode_is_refused_with_the_remedy(eigs):
         viz.plot_eigenvalues(eigs.isel(mode=0))
 
 
-def test_bad_options_name_what_is_allowed(eigs, grads, widths, live, plane, path):
+def test_bad_options_name_what_is_allowed(eigs, grads, widths, live, plane, path, spectrum):
     for call, allowed in (
         (lambda: viz.plot_eigenvalues(eigs, modes=[2]), r"among \[0, 1\]"),
+        (lambda: viz.plot_spectral_density(spectrum, steps=[0, 5]), r"among \[0, 1000, 2000\], got 5"),
         (lambda: viz.plot_gradient_decomposition(grads, kind="share"), "fraction"),
         (lambda: viz.plot_valley_width(widths, mode=3), r"one of \[0, 1\]"),
         (lambda: viz.plot_valley_width(widths, rise=0.3), r"among \[0.05, 0.1\]"),

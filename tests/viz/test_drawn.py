@@ -77,6 +77,45 @@ def test_unknown_threshold_is_not_drawn(eigs, new_axes):
     assert "stability threshold" not in ax.get_legend_handles_labels()[1]
 
 
+def test_spectral_densities_stand_on_a_logarithmic_axis_with_their_standard_errors(spectrum, keep):
+    ax = keep(viz.plot_spectral_density(spectrum))
+    for row, text in enumerate(["step 0", "step 1,000", "step 2,000"]):
+        density = spectrum.density[row].values
+        np.testing.assert_array_equal(drawn(ax, text).get_xydata(), np.stack([spectrum.eigenvalue, density], axis=1))
+        edges = ax.collections[row].get_paths()[0].vertices
+        at_peak = np.unique(edges[np.isclose(edges[:, 0], 3), 1])
+        np.testing.assert_allclose(at_peak, density[np.isclose(spectrum.eigenvalue, 3)] * [0.8, 1.2])
+    single = 1 / (20 * 0.1 * np.sqrt(2 * np.pi))
+    np.testing.assert_allclose(drawn(ax, "one eigenvalue").get_ydata(), single)
+    np.testing.assert_allclose(ax.get_ylim(), (single / 10, 2 * spectrum.density.max()))
+    assert ax.get_yscale() == "log"
+    assert ax.get_xlabel() == "Eigenvalue of the Hessian"
+    assert len({to_rgba(line.get_color()) for line in ax.lines}) == 4
+
+
+def test_one_spectral_density_alone_or_chosen_and_what_a_dataset_lacks_is_not_drawn(spectrum, new_axes):
+    for ax in (
+        viz.plot_spectral_density(spectrum.sel(step=1000), new_axes()),
+        viz.plot_spectral_density(spectrum, new_axes(), steps=1000),
+    ):
+        np.testing.assert_array_equal(drawn(ax, "step 1,000").get_ydata(), spectrum.density[1])
+        assert (len(ax.lines), len(ax.collections)) == (2, 1)
+    bare = spectrum.drop_vars("standard_error").drop_attrs().sel(step=1000, drop=True)
+    ax = viz.plot_spectral_density(bare, new_axes())
+    assert (len(ax.lines), len(ax.collections)) == (1, 0)
+    assert not ax.get_legend_handles_labels()[1]
+
+
+def test_steps_whose_density_is_not_known_and_many_steps_are_drawn(spectrum, keep, new_axes):
+    ax = keep(viz.plot_spectral_density(spectrum.where(spectrum.step != 1000)))
+    assert np.isfinite(ax.get_ylim()).all()
+    assert np.isfinite(viz.plot_spectral_density(spectrum * np.nan, new_axes()).get_ylim()).all()
+    many = spectrum.isel(step=[0] * 30).assign_coords(step=np.arange(30))
+    ax = viz.plot_spectral_density(many, new_axes(), band=False)
+    assert len(ax.lines) == 31
+    assert ax.get_legend_handles_labels()[1] == ["step 0", "step 7", "step 14", "step 22", "step 29", "one eigenvalue"]
+
+
 def test_gradient_fractions_and_norms(grads, keep):
     fraction, norm = keep(viz.plot_gradient_decomposition(grads))
     np.testing.assert_array_equal(drawn(fraction, "both").get_ydata(), grads.dominant_fraction)
