@@ -8,7 +8,7 @@ import numpy as np
 import scipy.linalg
 import torch
 
-from landscape.lanczos import orthogonalise
+from landscape.basis import orthogonalise
 
 NOISE = 32
 """Norm in units of rounding, relative to that of A, below which a product has left nothing outside of its basis."""
