@@ -34,9 +34,9 @@ def quick(request) -> bool:
     return request.config.getoption("quick")
 
 
-def pytest_sessionfinish(session):
+def pytest_sessionfinish(session, exitstatus):
     table = session.config.getoption("table")
-    if table is not None:
+    if table is not None and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         session.config.stash[RESULTS].write(table)
 
 

@@ -12,6 +12,8 @@ import landscape
 from dynloss.kernels import fastest_objective
 from dynloss.kernels.torch_kernels import NetworkObjective
 
+PACKAGE = "landscape", "dynloss-landscape"
+
 
 def generic(workload: Workload) -> landscape.Objective:
     """The objective of any model and loss: autograd."""
@@ -54,7 +56,7 @@ def together(objective_of, *, certify: bool, **options):
 def _solver(settings: str, objective_of, certify: bool) -> Solver:
     settings += ", certified" if certify else ""
     prepare = together(objective_of, certify=certify)
-    return Solver("landscape", settings, prepare, "landscape", "dynloss-landscape", ours=True)
+    return Solver("landscape", settings, prepare, PACKAGE, ours=True)
 
 
 def numba_is_used() -> bool:

@@ -19,6 +19,11 @@ from workloads import Workload
 
 LOSS = torch.nn.CrossEntropyLoss()
 
+HESSIAN_EIGENTHINGS = "hessian_eigenthings", "hessian-eigenthings"
+CURVLINOPS = "curvlinops", "curvlinops-for-pytorch"
+PYHESSIAN = "pyhessian", "pyhessian"
+LANDSCAPER = "landscaper", "landscaper"
+
 
 def pyhessian(model, inputs, targets, k: int, **settings) -> Pairs:
     """Power iteration with deflation; the gradient's graph is kept, as in all that it does with a single batch."""
@@ -80,7 +85,6 @@ def by_hand(workload: Workload, k: int):
 
 
 @functools.cache
-
 def fewest_steps(workload: Workload, k: int) -> int:
     """The number of Lanczos steps that a user would find by trying: 8, 9, … until all pairs are good."""
 
@@ -98,12 +102,12 @@ def fewest_steps(workload: Workload, k: int) -> int:
 
 
 PEERS = [
-    Solver("hessian-eigenthings", "steps by hand", by_hand, "hessian_eigenthings", "hessian-eigenthings"),
-    Solver("hessian-eigenthings", "defaults", one_by_one(hessian_eigenthings), "hessian_eigenthings", "hessian-eigenthings"),
-    Solver("curvlinops + eigsh", "tol=1e-3", one_by_one(curvlinops, tol=1e-3, check_deterministic=False), "curvlinops", "curvlinops-for-pytorch"),
-    Solver("curvlinops + eigsh", "defaults", one_by_one(curvlinops), "curvlinops", "curvlinops-for-pytorch"),
-    Solver("PyHessian", "tol=1e-6", one_by_one(pyhessian, tol=1e-6, maxIter=1000), "pyhessian", "pyhessian"),
-    Solver("PyHessian", "defaults", one_by_one(pyhessian), "pyhessian", "pyhessian"),
-    Solver("Landscaper", "tol=1e-6", one_by_one(landscaper, tol=1e-6, maxIter=1000, try_cache=True), "landscaper", "landscaper"),
-    Solver("Landscaper", "defaults", one_by_one(landscaper), "landscaper", "landscaper"),
-]  # fmt: skip
+    Solver("hessian-eigenthings", "steps by hand", by_hand, HESSIAN_EIGENTHINGS),
+    Solver("hessian-eigenthings", "defaults", one_by_one(hessian_eigenthings), HESSIAN_EIGENTHINGS),
+    Solver("curvlinops + eigsh", "tol=1e-3", one_by_one(curvlinops, tol=1e-3, check_deterministic=False), CURVLINOPS),
+    Solver("curvlinops + eigsh", "defaults", one_by_one(curvlinops), CURVLINOPS),
+    Solver("PyHessian", "tol=1e-6", one_by_one(pyhessian, tol=1e-6, maxIter=1000), PYHESSIAN),
+    Solver("PyHessian", "defaults", one_by_one(pyhessian), PYHESSIAN),
+    Solver("Landscaper", "tol=1e-6", one_by_one(landscaper, tol=1e-6, maxIter=1000, try_cache=True), LANDSCAPER),
+    Solver("Landscaper", "defaults", one_by_one(landscaper), LANDSCAPER),
+]

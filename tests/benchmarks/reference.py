@@ -1,4 +1,4 @@
-"""Independent checks of eigenpairs: float64 products by plain double backward, and scipy's eigsh.
+"""Independent checks of eigenpairs: products by plain double backward, in float64, and scipy's eigsh.
 
 Nothing here is imported from the packages that are compared, so that an error of theirs cannot excuse itself.
 """
@@ -22,20 +22,20 @@ OVERLAP = 0.9
 
 
 class Hessian:
-    """The Hessian of the mean cross entropy at one checkpoint, in float64."""
+    """The Hessian of the mean cross entropy at one checkpoint, as a product with vectors."""
 
-    def __init__(self, workload: Workload, row: int):
-        model = workload.model_at(row, torch.float64)
+    def __init__(self, workload: Workload, row: int, dtype: torch.dtype = torch.float64):
+        model = workload.model_at(row, dtype)
         self.params = list(model.parameters())
         self.n = sum(p.numel() for p in self.params)
-        loss = torch.nn.functional.cross_entropy(model(workload.inputs.double()), workload.targets)
+        loss = torch.nn.functional.cross_entropy(model(workload.inputs.to(dtype)), workload.targets)
         gradient = torch.autograd.grad(loss, self.params, create_graph=True)
         self.gradient = torch.cat([g.reshape(-1) for g in gradient])
 
     def __matmul__(self, vector) -> torch.Tensor:
-        vector = torch.as_tensor(vector, dtype=torch.float64).reshape(-1)
+        vector = torch.as_tensor(vector).to(self.gradient)
         product = torch.autograd.grad(self.gradient, self.params, vector, retain_graph=True)
-        return torch.cat([p.reshape(-1) for p in product])
+        return torch.cat([p.reshape(-1) for p in product]).double()
 
     def top(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The k largest eigenvalues (k,), descending, and their eigenvectors (k, n)."""
@@ -46,9 +46,9 @@ class Hessian:
         return values[order], vectors.T[order]
 
 
-def relative_residuals(workload: Workload, row: int, pairs: Pairs) -> list[float]:
-    """‖Hv − λv‖/(|λ| ‖v‖) of each pair."""
-    hessian, residuals = Hessian(workload, row), []
+def relative_residuals(workload: Workload, row: int, pairs: Pairs, dtype: torch.dtype = torch.float64) -> list[float]:
+    """‖Hv − λv‖/(|λ| ‖v‖) of each pair, with the product Hv in `dtype`."""
+    hessian, residuals = Hessian(workload, row, dtype), []
     for value, vector in zip(pairs.values, pairs.vectors, strict=True):
         unit = _unit(vector)
         residuals.append(float((hessian @ unit - value * unit).norm() / abs(value)))

@@ -26,11 +26,11 @@ class Results:
     def missing(self, solver) -> str:
         """Why `solver` cannot run here; empty if it can."""
         try:
-            importlib.import_module(solver.module)
+            importlib.import_module(solver.package[0])
         except Exception as error:  # a package that breaks on import is as absent as one that is not there
             self.absent[solver.name] = f"{type(error).__name__}: {error}".splitlines()[0]
         else:
-            self.packages.add(solver.distribution)
+            self.packages.add(solver.package[1])
         return self.absent.get(solver.name, "")
 
     def row(self, workload, solver) -> dict:
@@ -45,17 +45,28 @@ class Results:
         }
         return self.eigenpairs.setdefault((workload.name, workload.dtype, str(solver)), empty)
 
+    def finished(self) -> list[tuple[tuple, dict]]:
+        """The rows whose results were checked."""
+        return [(key, row) for key, row in self.eigenpairs.items() if "residual" in row]
+
     def summary(self) -> list[str]:
         """Median ms a checkpoint of each row, and the median ratio to the first row of the same workload."""
         lines, first = [], {}
-        for (name, dtype, solver), row in self.eigenpairs.items():
+        for (name, dtype, solver), row in self.finished():
             base = first.setdefault((name, dtype), row)["milliseconds"]
             ratio = median(a / b for a, b in zip(row["milliseconds"], base, strict=False))
+            wrong = "" if row["wrong"] is None else f", {row['wrong']} wrong of {row['pairs']}"
             lines.append(
-                f"{name} {dtype} {solver:42} {median(row['milliseconds']):8.2f} ms {ratio:7.1f} times"
-                f"  residual ≤ {row['residual']:.1e}, {row['inaccurate']} inaccurate, {row['wrong']} wrong"
-                f" of {row['pairs']}, {row['products']:.1f} products"
+                f"{name} {dtype} {solver:38} {median(row['milliseconds']):9.2f} ms {ratio:6.1f} ×"
+                f" {row['products']:5.1f} products, residual ≤ {row['residual']:.1e}{wrong}"
             )
+        for solver, row in self.products.items():
+            unit = next(iter(self.products.values()))["milliseconds"]
+            ratio = median(a / b for a, b in zip(row["milliseconds"], unit, strict=False))
+            lines.append(f"W3 product {solver:38} {median(row['milliseconds']):9.1f} ms {ratio:6.2f} gradients")
+        if self.memory:
+            peak, run = self.memory["peak_gigabytes"], self.memory["gigabytes"]
+            lines.append(f"memory: {peak:.2f} GB above the imports for a run of {run:.1f} GB")
         return lines
 
     def write(self, path: Path) -> None:
@@ -63,9 +74,9 @@ class Results:
         table = {
             "date": date.today().isoformat(),
             "machine": {"processor": _processor(), "threads": torch.get_num_threads(), "cuda": _cuda()},
-            "versions": {"python": platform.python_version()} | {name: _version(name) for name in sorted(self.packages)},
+            "versions": {"python": platform.python_version(), **{p: _version(p) for p in sorted(self.packages)}},
             "absent": self.absent,
-            "eigenpairs": list(self.eigenpairs.values()),
+            "eigenpairs": [row for _, row in self.finished()],
             "products": list(self.products.values()),
             "memory": self.memory,
         }
@@ -93,10 +104,3 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "from the source folder"
-
-
-def mean(numbers) -> float:
-    """The mean of `numbers`, as a plain float."""
-    numbers = list(numbers)
-    return float(sum(numbers) / len(numbers))
-

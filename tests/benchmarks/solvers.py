@@ -26,8 +26,7 @@ class Solver:
     name: str
     settings: str
     prepare: Callable[[Workload, int], Callable[[], list[Pairs]]]  # (workload, k) → the call that is timed
-    module: str  # what must be importable
-    distribution: str  # whose version is reported
+    package: tuple[str, str]  # what must be importable, and the distribution whose version is reported
     ours: bool = False
 
     def __str__(self) -> str:

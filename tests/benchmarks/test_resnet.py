@@ -4,10 +4,9 @@ import functools
 
 import pytest
 import torch
-from ours import generic, together
-from peers import LOSS
-from reference import TOLERANCE, relative_residuals
-from results import mean
+from checked import check
+from ours import PACKAGE, generic, together
+from peers import CURVLINOPS, HESSIAN_EIGENTHINGS, LOSS, PYHESSIAN
 from solvers import Solver
 from workloads import resnet
 
@@ -66,11 +65,11 @@ def _model(workload):
 
 
 PRODUCTS = [
-    Solver("autograd", GRADIENT, gradient, "torch", "torch"),
-    Solver("landscape", "any model", landscape_product, "landscape", "dynloss-landscape", ours=True),
-    Solver("PyHessian", "graph kept", pyhessian_product, "pyhessian", "pyhessian"),
-    Solver("hessian-eigenthings", "", hessian_eigenthings_product, "hessian_eigenthings", "hessian-eigenthings"),
-    Solver("curvlinops", "", curvlinops_product, "curvlinops", "curvlinops-for-pytorch"),
+    Solver("autograd", GRADIENT, gradient, ("torch", "torch")),
+    Solver("landscape", "any model", landscape_product, PACKAGE, ours=True),
+    Solver("PyHessian", "graph kept", pyhessian_product, PYHESSIAN),
+    Solver("hessian-eigenthings", "", hessian_eigenthings_product, HESSIAN_EIGENTHINGS),
+    Solver("curvlinops", "", curvlinops_product, CURVLINOPS),
 ]
 
 
@@ -102,19 +101,10 @@ def test_top_eigenpairs_of_the_resnet(benchmark, results, quick):
     workload = workload_of(quick)
     benchmark.group = f"{workload.name} {workload.dtype}"
     prepare = together(generic, certify=True, batch_rows=1)  # the graph of one checkpoint fills gigabytes
-    solver = Solver("landscape", "any model, certified", prepare, "landscape", "dynloss-landscape", ours=True)
+    solver = Solver("landscape", "any model, certified", prepare, PACKAGE, ours=True)
     assert not results.missing(solver)
     found = benchmark.pedantic(solver.prepare(workload, 2))
-    residuals = [r for i, pairs in enumerate(found) for r in relative_residuals(workload, i, pairs)]
-    results.row(workload, solver).update(
-        milliseconds=[1e3 * benchmark.stats.stats.total / len(found)],
-        checkpoints=len(found),
-        products=mean(pairs.n_products for pairs in found),
-        residual=max(residuals),
-        pairs=len(residuals),
-        inaccurate=sum(r > TOLERANCE for r in residuals),
-        wrong=None,  # no reference: the certificate vouches for these
-        certified=int(sum(sum(pairs.certified) for pairs in found)),
-    )
-    assert max(residuals) <= TOLERANCE
-    assert all(all(pairs.certified) for pairs in found)
+    row = results.row(workload, solver)
+    row["milliseconds"].append(1e3 * benchmark.stats.stats.total / len(found))
+    # In float64 a few of the millions of ReLUs next to zero switch, which changes Hv by 1e-3: another function.
+    check(row, workload, found, dtype=torch.float32)

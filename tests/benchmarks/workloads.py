@@ -38,6 +38,11 @@ class Workload:
         part = self.checkpoints.isel(step=rows.numpy())
         return dataclasses.replace(self, checkpoints=part, whole=self)
 
+    def on(self, device: str) -> "Workload":
+        """The same on `device`; checkpoints stay on the host."""
+        model = copy.deepcopy(self.model).to(device)
+        return dataclasses.replace(self, model=model, inputs=self.inputs.to(device), targets=self.targets.to(device))
+
     def model_at(self, row: int, dtype: torch.dtype | None = None) -> torch.nn.Module:
         """A copy of the model that holds the parameters of checkpoint `row`, as its users would load them."""
         model = copy.deepcopy(self.model)
