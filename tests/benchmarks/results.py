@@ -38,6 +38,8 @@ class Results:
         empty = {
             "workload": workload.name,
             "dtype": workload.dtype,
+            "parameters": workload.checkpoints.sizes["param"],
+            "samples": len(workload.targets),
             "solver": solver.name,
             "settings": solver.settings,
             "ours": solver.ours,
