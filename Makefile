@@ -1,10 +1,11 @@
-# `make gallery` and `make test` set everything up on a fresh machine and then do the job.
+# `make gallery`, `make test` and `make bench` set everything up on a fresh machine and then do the job.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
+BENCH_VENV ?= .venv-bench
 
-.PHONY: gallery test lint clean
+.PHONY: gallery test lint bench clean
 
 gallery: $(INSTALLED)
 	$(BIN)/python -m viz.gallery build
@@ -22,5 +23,18 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,gallery,fast]'
 	touch $@
 
+# Ours and the peers' speed, side by side; about a quarter of an hour on a quiet machine. The gallery shows the table.
+bench: $(BENCH_VENV)/.installed
+	$(BENCH_VENV)/bin/python -m pytest -c tests/benchmarks/pytest.ini tests/benchmarks --table gallery/data/benchmarks.json
+
+# The peers have an environment of their own. One that cannot be installed is absent from the table, which says so.
+PEERS = $(BENCH_VENV)/bin/python -m pip install --quiet --no-deps -c constraints.txt
+$(BENCH_VENV)/.installed: pyproject.toml constraints.txt tests/benchmarks/peers.txt
+	$(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[bench,fast]'
+	$(PEERS) -r tests/benchmarks/peers.txt || grep -v '^#' tests/benchmarks/peers.txt | while read package; do \
+		$(PEERS) $$package || echo "ABSENT: $$package could not be installed"; done
+	touch $@
+
 clean:
-	rm -rf $(VENV) gallery/_site gallery/_build gallery/_cache
+	rm -rf $(VENV) $(BENCH_VENV) gallery/_site gallery/_build gallery/_cache

@@ -1,8 +1,8 @@
 """Build the gallery: `python -m viz.gallery build [NAME…] [--force]` and `python -m viz.gallery list`.
 
-Every ``gallery/*.py`` whose name does not start with "_" is a script of the gallery. A script runs again when it or the
-source of a package changed; results of the others are kept. The pages are in ``gallery/pages``, the site in
-``gallery/_site``.
+Every ``gallery/*.py`` whose name does not start with "_" is a script of the gallery. A script runs again when it, its
+data (``gallery/data/NAME.*``) or the source of a package changed; results of the others are kept. The pages are in
+``gallery/pages``, the site in ``gallery/_site``.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def build(
         raise GalleryError(f"the gallery needs {', '.join(missing)}: install them by pip install -e '.[gallery]'")
 
     common = _digest(_sources(packages), *(f"{tool} {_version(tool)}" for tool in TOOLS))
-    keys = {name: _digest([path], common) for name, path in paths.items()}
+    keys = {name: _digest([path, *sorted(folder.glob(f"data/{name}.*"))], common) for name, path in paths.items()}
     texts = [p for p in [folder / "GALLERY_HEADER.rst", *sorted(folder.rglob("pages/**/*"))] if p.is_file()]
     site = _digest(texts, common, *paths)
     ledger = folder / "_build" / "results.json"

@@ -87,11 +87,16 @@ def test_only_what_changed_runs(gallery):
 
     assert build(gallery)[0] == 0
     assert runs(gallery) == {"alpha": 2, "beta": 2}
+
+    (gallery / "data").mkdir()
+    (gallery / "data" / "beta.json").write_text("{}")  # what beta reads
+    assert build(gallery)[0] == 0
+    assert runs(gallery) == {"alpha": 2, "beta": 3}
     assert "beta said 63" in page(gallery, "beta")
 
     (gallery / "beta.py").unlink()
     assert build(gallery)[0] == 0
-    assert runs(gallery) == {"alpha": 2, "beta": 2}
+    assert runs(gallery) == {"alpha": 2, "beta": 3}
     assert not (gallery / "_site" / "examples" / "beta.html").exists()
     assert "title of beta" not in (gallery / "_site" / "index.html").read_text()
 
