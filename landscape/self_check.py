@@ -100,8 +100,7 @@ def _probes(objective, batch, point, step) -> list:
     """Objectives like this one with a model of their own, over a few samples, one for each try."""
     private = copy.copy(objective)
     private.check, private.model = False, duplicate(objective.model)
-    if private.product == "auto":  # the other ways are compared with this one
-        private.product = "kept graph"
+    private.product_ways = {}
     inputs, targets = batch
     try:
         parts = [part for part in SAMPLES if len(targets[part])]
@@ -112,7 +111,20 @@ def _probes(objective, batch, point, step) -> list:
     except Exception:  # what lies along the first dim of this batch are no samples: take all of it
         probes = [_over(private, inputs, targets)] * len(SAMPLES)
         loss(probes[0], point, step)
+    if objective.product == "auto" and _has_double_backward(probes[-1], point, step):
+        for probe in probes:
+            probe.product = "kept graph"  # the other ways are compared with this one
     return probes
+
+
+def _has_double_backward(probe, point, step) -> bool:
+    probe = copy.copy(probe)
+    probe.product = "kept graph"
+    try:
+        probe.linearize(point, step)
+    except Exception:  # forward mode may still serve
+        return False
+    return True
 
 
 def _over(objective, inputs, targets):
