@@ -52,3 +52,23 @@ for i in range(curved.sizes["onset"]):
 # %%
 # At both onsets the midpoint lies a few per cent below the threshold, while the sharper of the two states has reached
 # it or is beyond.
+
+# %%
+# The whole spectrum
+# ------------------
+# Stochastic Lanczos quadrature gives the density of all eigenvalues, with its standard error over the random vectors
+# that it starts from, and XTrace their sum. A few eigenvalues stand apart from a bulk around zero; the cascade begins
+# where the largest of them nears the threshold.
+states = run.checkpoints.sel(step=[7500, 8500, 9250], method="nearest")
+density = landscape.spectral_density(objective, states)
+trace = landscape.hessian_trace(objective, states)
+
+with viz.style():
+    figure, ax = plt.subplots(figsize=(6.9, 2.8), layout="constrained")
+    viz.plot_spectral_density(density, ax)
+plt.show()
+
+for i in range(trace.sizes["step"]):
+    at = trace.isel(step=i)
+    value, error = float(at.trace), float(at.standard_error)
+    print(f"step {int(at.step)}: trace {value:.2f} ± {error:.2f}")
