@@ -16,7 +16,7 @@ import torch
 
 LENGTHS = (1e-6, 1e-7, 1e-8)  # of the moves, relative to max(1, ‖θ‖); float64 gradients have about 1e-15 of noise
 SCATTER = 1e-2  # of the points, relative to the root mean square of each tensor
-PRODUCT_TOLERANCE = 1e-4
+PRODUCT_TOLERANCE = 1e-5
 SLOPE_TOLERANCE = 1e-2
 SMALL_PART = 1e-4  # tensors that hold less of a product than this are judged by the whole
 MARGIN = 10  # standard deviations, or multiples of the rounding noise seen
