@@ -215,7 +215,7 @@ def _blame(probe, point, step, wrong, generator) -> None:
             outputs = model(inputs).detach()
             alone = differentiated(lambda z: probe.loss_fn(z.view_as(outputs), targets, step), [outputs.numel()])
             outputs = outputs / outputs.square().mean().sqrt().clamp(min=1)
-            for scale in (1, 0.01):  # large outputs saturate a loss, and its Hessian is then rounding
+            for scale in (1, 1e-2, 1e-4):  # large outputs saturate a loss, and its Hessian is then rounding
                 found = verdict("the loss", (alone, scale * outputs.flatten()), wrong, generator)
                 if found is None:
                     break

@@ -136,10 +136,13 @@ def test_a_defect_in_a_small_layer_does_not_drown_in_large_ones():
             self.scale = nn.Parameter(torch.ones(1))
 
         def forward(self, inputs):
-            return inputs + 0.1 * cube(lambda x, g: 3 * x.detach() ** 2 * g).apply(self.scale * inputs[:, :1])
+            return inputs + 1e-4 * cube(lambda x, g: 3 * x.detach() ** 2 * g).apply(self.scale * inputs[:, :1])
 
-    model = nn.Sequential(nn.Linear(4, 300), nn.Tanh(), nn.Linear(300, 6), Gate(), nn.Linear(6, 3)).double()
-    objective = Objective(model, cross_entropy, torch.randn(20, 4).double(), torch.randint(3, (20,)))
+    _, (_, _, *data) = network(nn.Tanh)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 300), nn.Tanh(), nn.Linear(300, 6), Gate(), nn.Linear(6, 3)).double()
+    objective = Objective(model, cross_entropy, *data)
     with pytest.raises(ValueError, match=r"3 \(Gate\)"):
         product(objective, model)
 
@@ -277,16 +280,34 @@ def test_deep_relu_networks_are_not_refused(seed, blank, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
-def test_saturated_losses_and_dead_networks_are_not_refused(dtype):
-    model, (_, _, *data) = network(nn.ReLU, dtype)
-    for loss_fn in (lambda o, t, s: F.cross_entropy(1e4 * o, t), lambda o, t, s: F.relu(o - 1e6).sum(), dead):
-        objective = Objective(model, loss_fn, *data)
-        product(objective, model)
-        assert not objective.check
+@pytest.mark.parametrize("scale", [1e2, 3e2, 1e4])
+def test_saturated_losses_whose_hessian_is_rounding_are_not_refused(scale, dtype):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        model = nn.Sequential(nn.Linear(4, 1), nn.ReLU(), nn.Linear(1, 3))
+        data = 0.01 * torch.randn(20, 4), torch.randint(3, (20,))
+    objective = Objective(model, lambda o, t, s: F.cross_entropy(scale * o, t), *data, dtype=dtype)
+    product(objective, model)
+    assert not objective.check
 
 
-def dead(outputs, targets, step):
-    return outputs.mean()
+@pytest.mark.parametrize("loss_fn", [lambda o, t, s: o.mean(), lambda o, t, s: F.relu(o - 1e6).sum()])
+def test_zero_hessians_are_not_refused(loss_fn):
+    model, (_, _, *data) = network(nn.ReLU)
+    objective = Objective(model, loss_fn, *data)
+    product(objective, model)
+    assert not objective.check
+
+
+def test_products_that_the_objective_itself_gets_wrong_are_refused():
+    class Wrong(Objective):
+        def linearize(self, params, step):
+            product = super().linearize(params, step)
+            return lambda vectors: 1.01 * product(vectors)
+
+    model, arguments = network(nn.Tanh)
+    with pytest.raises(ValueError, match=r"those of the model and its loss differ from finite differences .* 0\.9\d+ %"):
+        product(Wrong(*arguments), model)
 
 
 def test_a_model_that_asks_for_float32_is_checked_all_the_same():
