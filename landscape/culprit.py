@@ -12,6 +12,8 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from landscape.finite_differences import Function
 from landscape.model_copy import first_line, parameter_places
 
+N_EVALUATIONS = 64  # of what draws random numbers, until one differs
+
 
 class Call:
     """A module and the arguments of its first call, detached from the graph of the model."""
@@ -119,7 +121,7 @@ def _parts_first(model: nn.Module, prefix: str = "") -> Iterator[str]:
 def random_culprit(model: nn.Module, inputs: torch.Tensor) -> Call | None:
     """The smallest module of `model` whose outputs differ from one evaluation to the next."""
     for call in calls(model, inputs):
-        first, *others = (call.outputs() for _ in range(16))
+        first, *others = (call.outputs() for _ in range(N_EVALUATIONS))
         if any(not torch.allclose(a, b, 1e-9, 1e-12) for other in others for a, b in zip(first, other, strict=True)):
             return call
     return None

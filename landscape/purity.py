@@ -6,10 +6,8 @@ import copy
 
 import torch
 
-from landscape.culprit import random_culprit
+from landscape.culprit import N_EVALUATIONS, random_culprit
 from landscape.model_copy import duplicate, is_recurrent, twice_differentiable
-
-N_EVALUATIONS = 16  # of a loss that draws random numbers
 
 
 def refuse_impure(probe, point: torch.Tensor, step: int) -> bool:

@@ -54,12 +54,14 @@ def self_check(objective, params: torch.Tensor, step) -> bool:
     """
     rows = params.detach().reshape(-1, objective.n_params)
     finite = rows.isfinite().all(1).nonzero().flatten().tolist()
-    batch = next((batch for batch in objective.batches if len(batch[1])), None)
-    if not finite or batch is None:
+    if not finite:
         return False
     point, steps = rows[finite[0]].clone(), np.array(step)
     step = int(steps if steps.ndim == 0 else steps[finite[0]])
     with torch.random.fork_rng(devices=cuda_devices(objective)), torch.enable_grad():
+        batch = next((batch for batch in objective.batches if len(batch[1])), None)
+        if batch is None:
+            return False
         _refuse_changing_batches(objective)
         probes = _probes(objective, batch, point, step)
         if not torch.equal(point, rows[finite[0]]):
@@ -227,7 +229,7 @@ def _blame(probe, point, step, wrong, generator) -> None:
             outputs = model(inputs).detach()
             alone = differentiated(lambda z: probe.loss_fn(z.view_as(outputs), targets, step), [outputs.numel()])
             outputs = outputs / outputs.square().mean().sqrt().clamp(min=1)
-            for scale in (1, 0.01):  # large outputs saturate a loss, and its Hessian is then rounding
+            for scale in (1, 1e-2, 1e-4):  # large outputs saturate a loss, and its Hessian is then rounding
                 found = verdict("the loss", (alone, scale * outputs.flatten()), wrong, generator)
                 if found is None:
                     break

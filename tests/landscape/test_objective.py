@@ -164,7 +164,7 @@ def test_a_linear_loss_has_a_zero_hessian(batch_size):
     objective = Objective(model, lambda o, t, s: o.mean(), inputs, torch.zeros(7), batch_size=batch_size)
     params, vectors = torch.randn(2, 4).double(), torch.randn(2, 5, 4).double()
     expected = np.append(inputs.mean(0), 1.0)
-    np.testing.assert_allclose(objective.gradient(params, 0), [expected, expected], rtol=1e-12)
+    np.testing.assert_allclose(objective.gradient(params, 0), [expected, expected], rtol=1e-12, atol=1e-14)
     products = objective.hvp(params, vectors, 0)
     assert products.shape == vectors.shape
     assert not products.any()
