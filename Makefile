@@ -23,7 +23,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,gallery,fast]'
 	touch $@
 
-# Ours and the peers' speed, side by side; about a quarter of an hour on a quiet machine. The gallery shows the table.
+# Ours and the peers' speed, side by side; half an hour. The gallery shows the table.
 bench: $(BENCH_VENV)/.installed
 	$(BENCH_VENV)/bin/python -m pytest -c tests/benchmarks/pytest.ini tests/benchmarks --table gallery/data/benchmarks.json
 

@@ -10,7 +10,7 @@ none of theirs. Fast counts only where the residual :math:`\|Hv - \lambda v\| / 
 # %%
 # What was measured
 # -----------------
-# ``make bench`` measured this, in about a quarter of an hour, and wrote the table that is read here; the same command
+# ``make bench`` measured this, in half an hour, and wrote the table that is read here; the same command
 # repeats it on your machine. Networks with one hidden layer of 100 and of 1000 units descend on the spiral; their
 # checkpoints are those of every fifth step from 2000 to 3000. All solvers are asked for a residual of
 # :math:`10^{-3}`, as far as they can be: what can be set is in the label, and beside it stand the defaults. Ours solve
