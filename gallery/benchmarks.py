@@ -30,6 +30,10 @@ for package, version in versions.items():
     print(f"  {package} {version}")
 for package, reason in measured["absent"].items():
     print(f"  ABSENT, so not compared with: {package} ({reason})")
+for (name, dtype), of in rows.groupby(["workload", "dtype"], sort=False):
+    pairs = of.groupby("ours").pairs.max()
+    print(f"{name} {dtype}: pairs of ours {pairs[True]}", end="")
+    print(f", of each peer {pairs[False]}" if False in pairs else "")
 
 
 # %%
@@ -54,7 +58,6 @@ def beside_ours(of):
             "ms": [f"{median(row):.2f}" for row in of.milliseconds],
             "products": [f"{n:.1f}" for n in of["products"]],
             "residual": [f"{r:.0e}" for r in of.residual],
-            "pairs": of.pairs.to_list(),
             "inaccurate": counted(of.inaccurate),
             "wrong": counted(of.wrong),
             "certified": counted(of.certified),
