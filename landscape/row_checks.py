@@ -37,6 +37,8 @@ class _Table:
 
     n_rows: int
     columns: dict[str, h5py.Dataset] = field(default_factory=dict)
+    held: dict[str, int] = field(default_factory=dict)
+    """Rows that the file holds of each variable."""
     whole: bool = True
     """Whether all variables are there, so that checksums can be computed."""
 
@@ -64,14 +66,13 @@ def _open(run: Run, name: str, found: Findings) -> _Table:
     table = _Table(_stored_rows(step))
     if table.n_rows < step.shape[0]:
         found.damaged(name, f"step claims {step.shape[0]} rows, and holds {table.n_rows}")
-    theta = run._handle["checkpoints/params"].dtype if name == "eigenpairs" else None
     longest = 0
     for member in run._handle.members(name):
         try:
             dataset = run._handle[f"{name}/{member}"]
             if member == "step" or not isinstance(dataset, h5py.Dataset) or dims_of(dataset) == (member,):
                 continue
-            wrong = _wrong_kind(name, member, dataset, theta)
+            wrong = _wrong_kind(name, member, dataset)
             if wrong:
                 raise RunFormatError(wrong)
         except ERRORS as error:
@@ -83,7 +84,7 @@ def _open(run: Run, name: str, found: Findings) -> _Table:
         if stored < table.n_rows:
             text = f"holds {stored} rows where {table.n_rows} are committed"
             found.damaged(f"{name}/{member}", text, np.arange(stored, table.n_rows))
-        table.columns[member] = dataset
+        table.columns[member], table.held[member] = dataset, stored
     needed = {"checkpoints": {"params"}, "eigenpairs": {"eigenvalue", "eigenvector"}}.get(name, set())
     for missing in sorted((needed | {CHECKSUM}) - set(run._handle.members(name))):
         found.damaged(f"{name}/{missing}", "is missing")
@@ -91,10 +92,11 @@ def _open(run: Run, name: str, found: Findings) -> _Table:
     if run.status != "running" and longest > table.n_rows:
         found.note(name, f"{longest - table.n_rows} rows behind the last committed one, which do not count")
     table.columns = {"step": step, **table.columns}
+    table.held["step"] = table.n_rows
     return table
 
 
-def _wrong_kind(name: str, member: str, dataset: h5py.Dataset, theta: np.dtype | None) -> str:
+def _wrong_kind(name: str, member: str, dataset: h5py.Dataset) -> str:
     """What is wrong with the dims or the type of a variable, or nothing."""
     dims = dims_of(dataset)
     if member == CHECKSUM:
@@ -103,7 +105,7 @@ def _wrong_kind(name: str, member: str, dataset: h5py.Dataset, theta: np.dtype |
         expected, types = ("step", "param"), ["f8", "f4"]
     elif name == "eigenpairs" and member in EIGENPAIR_VARIABLES:
         inner, kind, _ = EIGENPAIR_VARIABLES[member]
-        expected, types = ("step", *inner), [kind or theta]
+        expected, types = ("step", *inner), [kind] if kind else ["f8", "f4"]
     else:
         expected, types = ("step", *dims[1:]), ["f8"]
     if dims != expected:
@@ -167,8 +169,7 @@ def _report(name, table, found, steps, lost, differing, unlike) -> None:
     n = len(steps)
     unreadable = np.zeros(n, bool)
     for member, rows in lost.items():
-        held = table.columns[member].shape[0]  # what is missing at its end has been said
-        if rows[:held].any():
+        if rows[: table.held[member]].any():  # what is missing at its end has been said
             found.damaged(f"{name}/{member}", f"cannot be read in {_of(rows, n)}", np.flatnonzero(rows))
         unreadable |= rows
     differing &= ~unreadable
@@ -207,7 +208,7 @@ def _blocks(table: _Table, name: str, progress: bool) -> Iterator[tuple[int, int
             for member, dataset in table.columns.items():
                 values[member] = np.zeros((stop - start, *dataset.shape[1:]), dataset.dtype)
                 failed[member] = np.zeros(stop - start, bool)
-                end = min(stop, dataset.shape[0])
+                end = min(stop, table.held[member])
                 failed[member][max(0, end - start) :] = True
                 if end > start:
                     failures[member] = _read(

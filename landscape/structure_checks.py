@@ -60,7 +60,7 @@ def check_layout(run: Run, found: Findings) -> None:
     if "layout" not in run._handle or "checkpoints" not in run._handle:
         return
     try:
-        tensors = {name: shape for name, shape in run.tensors.items()}
+        tensors = run.tensors
         stored = read_dataset(run._handle, "layout").load()
         sizes = [int(np.prod(shape, dtype=object)) for shape in tensors.values()]
         n_params = run._handle["checkpoints/params"].shape[1:]

@@ -50,11 +50,10 @@ def check_dynamics(run: Run, found: Findings, objective: Callable | None, n_samp
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             function = (objective or installed_objective(run.producer))(run)
-    except Exception as error:  # of any installed package: it must not end the checks
-        found.skipped("update rule", f"no objective: {one_line(error)}")
-        return
-    _check_losses(run, function, found, n_samples, progress)
-    _check_updates(run, function, found, n_samples, progress)
+            _check_losses(run, function, found, n_samples, progress)
+            _check_updates(run, function, found, n_samples, progress)
+    except Exception as error:  # in any installed package: it must not end the checks
+        found.skipped("update rule", f"no objective that can be evaluated: {one_line(error)}")
 
 
 def installed_objective(producer: str) -> Callable:

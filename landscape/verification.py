@@ -10,10 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from landscape.findings import Finding, Findings
-from landscape.row_checks import check_table
-from landscape.run import Run
-from landscape.structure_checks import check_data, check_layout, check_root, check_size, check_state
-from landscape.update_rule import check_dynamics
 
 N_SAMPLES = 64
 
@@ -95,16 +91,29 @@ def verify(
     """
     if n_samples < 0:
         raise ValueError(f"n_samples must not be negative, got {n_samples}")
+    # Here, so that the help text of the command needs none of it.
+    from landscape.row_checks import ERRORS, check_table, one_line
+    from landscape.run import Run
+    from landscape.run_state import TABLES
+    from landscape.structure_checks import check_data, check_layout, check_root, check_size, check_state
+    from landscape.update_rule import check_dynamics
+
     with Run(path) as run:
         found = Findings()
-        check_root(run, found)
-        check_size(run, found)
-        check_layout(run, found)
-        for name in ("history", "checkpoints", "eigenpairs"):
-            check_table(run, name, found, progress)
-        check_state(run, found)
-        check_data(run, found, progress)
-        check_dynamics(run, found, objective, n_samples, progress)
+        checks = {
+            "file": (check_root, run, found),
+            "size": (check_size, run, found),
+            "layout": (check_layout, run, found),
+            **{name: (check_table, run, name, found, progress) for name in TABLES},
+            "state": (check_state, run, found),
+            "data": (check_data, run, found, progress),
+            "update rule": (check_dynamics, run, found, objective, n_samples, progress),
+        }
+        for where, (check, *arguments) in checks.items():
+            try:
+                check(*arguments)
+            except ERRORS as error:  # damage in the structure itself; the other checks go on
+                found.damaged(where, f"cannot be read: {one_line(error)}")
         return Report(run.path, run.status, tuple(found))
 
 
