@@ -17,5 +17,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "bifurcation": ["bifurcation_diagram", "find_onsets"],
         "dynamics": ["onset_curvature", "replay"],
         "stability": ["stability_threshold"],
+        "verification": ["verify"],
     },
 )

@@ -9,6 +9,7 @@ from landscape.command_line import run_command
 
 COMMANDS = {
     "inspect": ("landscape.describe:main", "say what a run file or a Dataset file holds"),
+    "verify": ("landscape.verification:main", "check run files: what is damaged, and what is still readable"),
 }
 
 

@@ -23,8 +23,17 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("file", help="a run file, or a file that save_dataset wrote")
     parser.add_argument("--step", type=int, metavar="N", help="say what a run recorded at this step")
+    parser.add_argument("--watch", action="store_true", help="follow a run until it ends or Ctrl-C")
+    parser.add_argument("--interval", type=float, default=1.0, metavar="S", help="seconds between looks (1)")
     options = parser.parse_args(argv)
-    print(describe(options.file, options.step))
+    if options.watch:
+        from landscape.watch import watch
+
+        if options.step is not None:
+            raise ValueError("give either --watch or --step")
+        watch(options.file, options.interval)
+    else:
+        print(describe(options.file, options.step))
 
 
 def describe(path: str | os.PathLike, step: int | None = None) -> str:

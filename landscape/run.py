@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from functools import cached_property
@@ -12,10 +13,10 @@ import xarray as xr
 
 from landscape.netcdf import read_dataset
 from landscape.run_format import FORMAT, FORMAT_VERSION, STATUSES
-from landscape.run_state import TABLES, newest_state, state_names
+from landscape.run_state import TABLES, newest_state, saved_states, state_names
 from landscape.run_tables import CHECKSUM
 from landscape.run_writer import RunWriter
-from landscape.stored import FileHandle, RunFormatError
+from landscape.stored import LOCK, FileHandle, RunFormatError
 
 if TYPE_CHECKING:
     from landscape.params import ParamLayout
@@ -26,8 +27,8 @@ __all__ = ["Run", "RunFormatError", "RunWriter", "at_step", "open_run"]
 def open_run(path: str | os.PathLike) -> Run:
     """The run in the file `path`, for reading.
 
-    A file that is being written opens too, and shows the rows committed so far; so does a file whose writer was
-    killed. Large variables stay in the file until they are indexed.
+    A file that is being written opens too, and shows the rows committed so far, `Run.refresh` those since; so does a
+    file whose writer was killed. Large variables stay in the file until they are indexed.
 
     Parameters
     ----------
@@ -71,11 +72,61 @@ class Run:
     def __init__(self, path: str | os.PathLike):
         self._handle = FileHandle(path)
         self.path = self._handle.path
+        self._progress: tuple | None = None
         try:
             self._read_root()
+            with contextlib.suppress(RunFormatError):  # what is damaged is an error where it is read
+                self._progress = self._committed()
         except BaseException:
             self._handle.close()
             raise
+
+    def refresh(self) -> bool:
+        """Whether the file holds anything new; from now on, the run shows what is committed by now.
+
+        Datasets taken from the run before keep the rows that they had. The writer is not disturbed.
+
+        Returns
+        -------
+        bool
+            True if rows or a state were committed, or the status changed, since the run was opened or refreshed last.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the file is gone; the run shows what it showed.
+        RunFormatError
+            If another file has taken its place; the run shows what it showed.
+        ValueError
+            If the run is closed.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from landscape import ParamLayout
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> with RunWriter(f"{folder.name}/a.h5", ParamLayout(("w",), ((2,),)), history=["loss"]) as writer:
+        ...     run = open_run(writer.path)
+        ...     writer.append(0, loss=0.5)
+        ...     writer.commit()
+        ...     run.refresh(), run.status, run.history.loss.values
+        (True, 'running', array([0.5]))
+        >>> run.refresh(), run.status, run.refresh()
+        (True, 'complete', False)
+        >>> run.close()
+        >>> folder.cleanup()
+        """
+        self._handle.refresh()
+        for name in ("history", "checkpoints", "eigenpairs"):
+            self.__dict__.pop(name, None)
+        self._read_root()
+        before, self._progress = self._progress, self._committed()
+        return self._progress != before
+
+    def _committed(self) -> tuple:
+        """What changes when the file grows."""
+        state = self._handle["state/sequence"][()].tolist() if "state" in self._handle else []
+        return self.status, self._n_rows(), state
 
     def _read_root(self) -> None:
         attrs = self._handle.file.attrs
@@ -122,14 +173,22 @@ class Run:
     @property
     def state(self) -> xr.Dataset | None:
         """The state that the run would resume from, with its step as the coordinate `step`; None without any."""
-        if self._state_shapes():
-            return newest_state(self._handle.group("state"), self._n_rows())
-        return None
+        found = None
+        with LOCK:
+            for _ in range(2 if self._state_shapes() else 0):
+                saved = saved_states(self._handle.group("state"))
+                if self._handle.is_out_of_date():  # a live writer may have committed rows that we do not see yet
+                    self._handle.refresh()
+                found = newest_state(saved, self._n_rows())
+                if found is not None:
+                    break
+        return found
 
     @cached_property
     def data(self) -> dict[str, xr.Dataset]:
         """Data sets by name ("training", "validation"): inputs (sample, feature) and targets (sample); lazy."""
-        return {name: read_dataset(self._handle, f"data/{name}") for name in self._handle.members("data")}
+        with LOCK:
+            return {name: read_dataset(self._handle, f"data/{name}") for name in self._handle.members("data")}
 
     @cached_property
     def tensors(self) -> dict[str, tuple[int, ...]]:
@@ -146,6 +205,11 @@ class Run:
 
         return ParamLayout(tuple(self.tensors), tuple(self.tensors.values()))
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the file is still open."""
+        return self._handle.is_open
+
     def close(self) -> None:
         """Close the file; what was not loaded can no longer be read."""
         self._handle.close()
@@ -157,8 +221,9 @@ class Run:
         self.close()
 
     def _table(self, name: str) -> xr.Dataset:
-        step = self._handle[f"{name}/step"]
-        return read_dataset(self._handle, name, n_rows=step.shape[0], hide=(CHECKSUM,))
+        with LOCK:
+            step = self._handle[f"{name}/step"]
+            return read_dataset(self._handle, name, n_rows=step.shape[0], hide=(CHECKSUM,))
 
     def _n_rows(self) -> list[int]:
         """Committed rows of each table that a state counts."""
@@ -173,7 +238,7 @@ class Run:
         return {name: (members[name].dtype.name, members[name].shape[1:]) for name in names}
 
     def __repr__(self) -> str:
-        if not self._handle.is_open:
+        if not self.is_open:
             return f"<Run {self.path.name}: {self.status}, closed>"
         lines = [f"<Run {self.path.name}: {self.status}"]
         history, checkpoints = self.history, self.checkpoints

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -51,7 +52,8 @@ class StateSlots:
         self.pending = False
         self._columns = {name: Column(group[name]) for name in (*self.names, *_HEADER, CHECKSUM)}
         self._buffers = {name: np.zeros((1, *group[name].shape[1:]), group[name].dtype) for name in self._columns}
-        self._slot, self._sequence = _newest_slot(group)
+        newest = max(saved_states(group), key=lambda one: one.sequence, default=None)
+        self._slot, self._sequence = (newest.slot, newest.sequence) if newest else (1, 0)
 
     def hold(self, step: int, arrays: Mapping[str, np.ndarray], rows: Sequence[int]) -> None:
         """Keep a copy of the state at `step`, to be written with the next commit."""
@@ -80,50 +82,47 @@ class StateSlots:
         self.pending = False
 
 
-def newest_state(group: h5py.Group, n_rows: Sequence[int]) -> xr.Dataset | None:
-    """The newest whole state whose rows, at most `n_rows` of each table, are all committed; None without any.
+class SavedState(NamedTuple):
+    """A whole state as a slot holds it."""
 
-    Returns
-    -------
-    xr.Dataset
-        The arrays by name, with the step at which they were saved as the coordinate `step`.
-    """
+    sequence: int
+    """Number of states saved before it."""
+    slot: int
+    rows: np.ndarray
+    """Rows of each table by then, shape (table,)."""
+    state: xr.Dataset
+    """The arrays by name, with the step at which they were saved as the coordinate `step`."""
+
+
+def saved_states(group: h5py.Group) -> list[SavedState]:
+    """The states in the slots that are whole, each value read once: a writer may be at it meanwhile."""
     names = state_names(group)
-    found = None
-    for slot in _valid_slots(group):
-        if (group["rows"][slot] <= n_rows).all() and (found is None or group["sequence"][slot] > found[0]):
-            found = group["sequence"][slot], slot
-    if found is None:
-        return None
-    variables = {}
-    for name in names:
-        values = group[name][found[1]]
-        dims = ["param"] if "param" in group and values.shape == group["param"].shape else None
-        variables[name] = (dims or [f"{name}_{axis}" for axis in range(np.ndim(values))], values)
-    return xr.Dataset(variables, {"step": int(group["step"][found[1]])})
+    length = group["param"].shape if "param" in group else None
+    found = []
+    for slot in range(2):
+        values = {name: group[name][slot][None] for name in (*names, *_HEADER, CHECKSUM)}
+        if _checksum(values, names)[0] != values[CHECKSUM][0]:
+            continue
+        variables = {}
+        for name in names:
+            array = values[name][0]
+            along = ["param"] if array.shape == length else [f"{name}_{axis}" for axis in range(np.ndim(array))]
+            variables[name] = (along, array)
+        state = xr.Dataset(variables, {"step": int(values["step"][0])})
+        found.append(SavedState(int(values["sequence"][0]), slot, values["rows"][0], state))
+    return found
+
+
+def newest_state(saved: Sequence[SavedState], n_rows: Sequence[int]) -> xr.Dataset | None:
+    """The newest of the states `saved` whose rows, at most `n_rows` of each table, are all committed; or None."""
+    committed = [one for one in saved if (one.rows <= n_rows).all()]
+    return max(committed, key=lambda one: one.sequence).state if committed else None
 
 
 def state_names(group: h5py.Group) -> list[str]:
     """Names of the arrays of the state, in the order in which they were declared."""
     held = [name for name, member in group.items() if dims_of(member)[:1] == ("slot",)]
     return [name for name in held if name not in (*_HEADER, CHECKSUM, "slot")]
-
-
-def _valid_slots(group: h5py.Group) -> list[int]:
-    names = state_names(group)
-    slots = []
-    for slot in range(2):
-        values = {name: group[name][slot][None] for name in (*names, *_HEADER)}
-        if _checksum(values, names)[0] == group[CHECKSUM][slot]:
-            slots.append(slot)
-    return slots
-
-
-def _newest_slot(group: h5py.Group) -> tuple[int, int]:
-    """The slot and the sequence number of the newest whole state, (1, 0) without any."""
-    valid = [(int(group["sequence"][slot]), slot) for slot in _valid_slots(group)]
-    sequence, slot = max(valid, default=(0, 1))
-    return slot, sequence
 
 
 def _checksum(values: Mapping[str, np.ndarray], names: Sequence[str]) -> np.ndarray:

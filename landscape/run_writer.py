@@ -14,7 +14,7 @@ import xarray as xr
 
 from landscape import run_format
 from landscape.resume import open_to_resume
-from landscape.run_state import TABLES, StateSlots, newest_state
+from landscape.run_state import TABLES, StateSlots, newest_state, saved_states
 from landscape.run_tables import Table
 from landscape.writer_lock import WriterLock
 
@@ -156,7 +156,7 @@ class RunWriter:
             self._slots = None
             if state:
                 self._slots = StateSlots(self._file["state"])
-                self.state = newest_state(self._file["state"], self._n_rows())
+                self.state = newest_state(saved_states(self._file["state"]), self._n_rows())
         except BaseException:
             self._lock.release()
             raise

@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import threading
+import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,10 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 READ_ATTEMPTS = 25
+
+_HANDLES: weakref.WeakSet[FileHandle] = weakref.WeakSet()
+LOCK = threading.RLock()
+"""Held while a file is read or opened anew: what was read of it must not lose its file meanwhile."""
 
 
 class RunFormatError(ValueError):
@@ -48,13 +55,62 @@ class FileHandle:
             raise PermissionError(f"no permission to read {self.path}")
         if not h5py.is_hdf5(self.path):
             raise RunFormatError(f"{self.path} is not an HDF5 file; give a file that landscape wrote")
-        try:  # as a SWMR reader: the only way into files that are being written, or whose writer was killed
-            self._file = _open_as_swmr_reader(self.path)
+        with LOCK:
+            self._file, self._found = None, os.stat(self.path)
+            # HDF5 keeps one cache for all handles of a file in a process: the old ones would show us old rows.
+            others = self._others()
+            if any(other.is_out_of_date() for other in others):
+                _open_anew([*others, self])
+            else:
+                self._open()
+            _HANDLES.add(self)
+
+    def _open(self) -> None:
+        self._found = os.stat(self.path)
+        # As a SWMR reader: the only way into files that are being written, or whose writer was killed. Without a lock,
+        # which could shut out a writer that resumes just then; with it where this process writes the file itself.
+        for locking in (False, True):
+            with contextlib.suppress(OSError):
+                self._file = _open_as_swmr_reader(self.path, locking)
+                return
+        try:
+            self._file = h5py.File(self.path, "r")
+        except OSError as error:
+            raise RunFormatError(f"{self.path} is damaged and cannot be opened: {_first_line(error)}") from None
+
+    def _others(self) -> list[FileHandle]:
+        """The other open handles of this file in this process."""
+        found = [handle for handle in _HANDLES if handle is not self and handle.is_open]
+        return [handle for handle in found if os.path.samestat(handle._found, self._found)]
+
+    def is_out_of_date(self) -> bool:
+        """Whether the file may hold more than this handle shows; no if it is gone or replaced."""
+        try:
+            now = os.stat(self.path)
         except OSError:
-            try:
-                self._file = h5py.File(self.path, "r")
-            except OSError as error:
-                raise RunFormatError(f"{self.path} is damaged and cannot be opened: {_first_line(error)}") from None
+            return False
+        noted = (self._found.st_mtime_ns, self._found.st_size)
+        # The clock of a file system ticks some hundred times a second: what changed just now may change unnoticed.
+        changed = (now.st_mtime_ns, now.st_size) != noted or abs(time.time() - self._found.st_mtime) < 0.1
+        return changed and os.path.samestat(now, self._found)
+
+    def refresh(self) -> None:
+        """Show what was written since the file was opened, here and in every other handle of it in this process.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the file is gone; the handle stays as it was.
+        RunFormatError
+            If another file has taken its place; the handle stays as it was.
+        """
+        with LOCK:
+            _ = self.file
+            if not self.path.exists():
+                raise FileNotFoundError(f"{self.path} is gone; what was open of it is still readable")
+            if not os.path.samestat(os.stat(self.path), self._found):
+                raise RunFormatError(f"another file has taken the place of {self.path}; open it again")
+            _open_anew([*self._others(), self])
 
     @property
     def file(self) -> h5py.File:
@@ -72,8 +128,10 @@ class FileHandle:
 
     def close(self) -> None:
         """Close the file; lazy variables that still point to it can no longer be read."""
-        self._objects.clear()
-        self._file.close()
+        with LOCK:
+            self._objects.clear()
+            if self._file:
+                self._file.close()
 
     def members(self, path: str) -> list[str]:
         """Names of what lies in the group `path` of this very file."""
@@ -90,15 +148,18 @@ class FileHandle:
         return path in self.file
 
     def __getitem__(self, path: str) -> Any:
-        file = self.file
-        if path not in self._objects:
-            try:
-                self._objects[path] = self._hard(file, path)
-            except KeyError:
-                raise RunFormatError(f"{self.path} has no {path}; it is incomplete or from another program") from None
-            except (OSError, RuntimeError) as error:
-                raise RunFormatError(f"{self.path}: {path} cannot be read: {_first_line(error)}") from None
-        return self._objects[path]
+        with LOCK:
+            file = self.file
+            if path not in self._objects:
+                try:
+                    self._objects[path] = self._hard(file, path)
+                except KeyError:
+                    raise RunFormatError(
+                        f"{self.path} has no {path}; it is incomplete or from another program"
+                    ) from None
+                except (OSError, RuntimeError) as error:
+                    raise RunFormatError(f"{self.path}: {path} cannot be read: {_first_line(error)}") from None
+            return self._objects[path]
 
     def _hard(self, file: h5py.File, path: str) -> h5py.HLObject:
         """What a path of hard links leads to: a file must not make us read another one."""
@@ -131,7 +192,8 @@ class StoredArray(BackendArray):
         # Resolved against the committed shape: the file may hold more rows than are committed.
         key = tuple(_resolve(k, size) for k, size in zip(key, self.shape, strict=True))
         try:
-            values = self.handle[self.path][key]
+            with LOCK:
+                values = self.handle[self.path][key]
         except (OSError, RuntimeError) as error:
             raise RunFormatError(f"{self.handle.path}: {self.path} cannot be read: {_first_line(error)}") from None
         return np.asarray(values).astype(self.dtype, copy=False)
@@ -170,8 +232,18 @@ def _resolve(key, size: int):
     return int(key) + size if key < 0 else int(key)
 
 
-def _open_as_swmr_reader(path: Path) -> h5py.File:
+def _open_anew(handles: list[FileHandle]) -> None:
+    """Open the file of `handles` again in each of them, once all have closed it."""
+    for handle in handles:
+        handle.close()
+    for handle in handles:
+        handle._open()
+
+
+def _open_as_swmr_reader(path: Path, locking: bool) -> h5py.File:
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    if not locking:
+        access.set_file_locking(False, True)
     access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
     access.set_libver_bounds(h5py.h5f.LIBVER_LATEST, h5py.h5f.LIBVER_LATEST)
     with contextlib.suppress(AttributeError, OSError):  # a platform where it is not found that way keeps the default
