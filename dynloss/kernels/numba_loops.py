@@ -21,6 +21,7 @@ import numpy as np
 from numba import njit
 
 PADDING = 8
+AT_ONCE = 2**18  # numbers in an array of what is multiplied together; more columns follow each other
 CROSS_ENTROPY, SQUARED_ERROR_BY_SAMPLE, SQUARED_ERROR_BY_COMPONENT = range(3)
 
 # Sums may be reordered and fused; NaN and inf stay what they are.
@@ -86,16 +87,20 @@ def products(vectors, inputs, relative, layers, mixed, curvature, mask, mask_t, 
     n_classes = curvature.shape[2]
     n_outputs, width = n_classes - relative, layers.shape[2]
     n_pairs = n_outputs * n_inputs
-    n_dots = (n_columns * n_pairs + 2) // 3 * 3
-    v_layers = np.zeros((n_columns, n_inputs + n_outputs, width), vectors.dtype)
+    at_once = max(1, min(n_columns, AT_ONCE // (n_pairs * max(width, n_samples))))
+    n_dots = (at_once * n_pairs + 2) // 3 * 3
+    v_layers = np.zeros((at_once, n_inputs + n_outputs, width), vectors.dtype)
     weights = np.zeros((n_dots, width), vectors.dtype)
     pulled = np.empty((n_dots, n_samples), vectors.dtype)
-    bent = np.empty((n_columns, n_outputs, n_samples), vectors.dtype)
+    bent = np.empty((at_once, n_outputs, n_samples), vectors.dtype)
     spread = np.zeros((n_dots, n_samples), vectors.dtype)
     pushed = np.empty((n_dots, width), vectors.dtype)
-    for e in range(len(vectors)):
-        for k in range(n_columns):
-            _split(vectors[e, k], n_inputs, n_classes, relative, v_layers[k])
+    n_blocks = -(-n_columns // at_once)
+    for block in range(len(vectors) * n_blocks):
+        e, start = block // n_blocks, block % n_blocks * at_once
+        n = min(at_once, n_columns - start)
+        for k in range(n):
+            _split(vectors[e, start + k], n_inputs, n_classes, relative, v_layers[k])
             for c in range(n_outputs):
                 for i in range(n_inputs):
                     row = (k * n_outputs + c) * n_inputs + i
@@ -105,14 +110,14 @@ def products(vectors, inputs, relative, layers, mixed, curvature, mask, mask_t, 
                             + layers[e, i, h] * v_layers[k, n_inputs + c, h]
                         )
         _masked_dots(mask_t[e], weights, pulled)
-        for k in range(n_columns):
+        for k in range(n):
             first, end = k * n_pairs, (k + 1) * n_pairs
-            _bend(pulled[first:end], inputs, vectors[e, k], n_classes, relative, curvature[e], bent[k])
+            _bend(pulled[first:end], inputs, vectors[e, start + k], n_classes, relative, curvature[e], bent[k])
             _spread(bent[k], inputs, n_outputs, spread[first:end])
         _masked_dots(mask[e], spread, pushed)
-        for k in range(n_columns):
+        for k in range(n):
             rows = pushed[k * n_pairs : (k + 1) * n_pairs]
-            _join(layers[e], rows, v_layers[k], mixed[e], bent[k], n_inputs, relative, out[e, k])
+            _join(layers[e], rows, v_layers[k], mixed[e], bent[k], n_inputs, relative, out[e, start + k])
 
 
 @inner

@@ -9,6 +9,7 @@ from dynloss.kernels import fastest_objective
 from dynloss.kernels.class_weights import BLOCK, ClassWeights
 
 pytest.importorskip("numba", reason="the compiled closed forms need numba: pip install '.[fast]'")
+from dynloss.kernels.numba_loops import AT_ONCE
 
 LOSSES = [
     dynloss.CrossEntropy(3),
@@ -55,6 +56,17 @@ def test_a_row_has_the_same_bits_whatever_the_other_rows_and_columns_are(loss, d
             assert torch.equal(product(vectors[e, k]), together[-1][e, k])
     again = objective.gradient(params, [21] * len(params))
     assert torch.equal(again, together[1])
+
+
+def test_columns_beyond_those_multiplied_together_have_the_same_bits_too():
+    objective = compiled(LOSSES[1])
+    params, vectors = rows_of(objective, n_rows=2, n_vectors=1000)
+    n_pairs, n_samples = 6, 48
+    assert AT_ONCE // (n_pairs * n_samples) < 950
+    products = objective.linearize(params, 21)
+    many = products(vectors)
+    for k in (0, 909, 910, 911, 999):
+        assert torch.equal(many[:, k], products(vectors[:, k]))
 
 
 @losses
