@@ -315,7 +315,9 @@ def test_watch_of_a_killed_run_says_so_and_ends_by_ctrl_c_without_a_traceback(tm
     writer.kill()
     writer.communicate()
     command = [sys.executable, "-m", "landscape", "inspect", "--watch", tmp_path / "a.h5", "--interval", "0.02"]
-    watching = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A shell's background jobs ignore Ctrl-C, and so would what the tests start there.
+    options = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    watching = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
     lines = [watching.stdout.readline() for _ in range(2)]
     watching.send_signal(signal.SIGINT)
     out, errors = watching.communicate(timeout=60)
