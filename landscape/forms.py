@@ -113,6 +113,8 @@ def _stacked_linear(which, first, second):
 
 def linear(input, weight, bias=None):
     """A linear layer whose weights `torch.vmap` may batch."""
+    if not input.is_floating_point():
+        return NotImplemented
     return _Linear.apply(input, weight, bias)
 
 
