@@ -49,7 +49,7 @@ def is_run_file(path: str | os.PathLike) -> bool:
     """Whether the HDF5 file `path` says that it is a run; raises like `open_run` where it cannot be read."""
     handle = FileHandle(path)
     try:
-        return _text(handle.file.attrs.get("format", "")) == FORMAT
+        return _text(_root_attrs(handle).get("format", "")) == FORMAT
     finally:
         handle.close()
 
@@ -129,7 +129,7 @@ class Run:
         return self.status, self._n_rows(), state
 
     def _read_root(self) -> None:
-        attrs = self._handle.file.attrs
+        attrs = _root_attrs(self._handle)
         if _text(attrs.get("format", "")) != FORMAT:
             raise RunFormatError(
                 f"{self.path} is not a run file; landscape.load_dataset reads Dataset files, h5py any other"
@@ -267,6 +267,14 @@ def at_step(dataset: xr.Dataset, step: int) -> xr.Dataset:
         return dataset.isel(step=position)
     near = ", ".join(map(str, steps[max(0, position - 1) : position + 1]))
     raise KeyError(f"step {step} was not recorded; the nearest are {near}" if near else "no step was recorded")
+
+
+def _root_attrs(handle: FileHandle) -> dict[str, Any]:
+    try:
+        return dict(handle.file.attrs)
+    except (KeyError, OSError, RuntimeError) as error:
+        reason = " ".join(str(error).strip("'").split())
+        raise RunFormatError(f"{handle.path}: its attributes are damaged: {reason}") from None
 
 
 def _span(dataset: xr.Dataset) -> str:

@@ -447,3 +447,18 @@ def test_a_newer_version_says_what_to_do(path, version, message, capsys):
         verify(path)
     assert main(["verify", str(path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_damaged_attributes_of_the_file_are_a_clear_error(path, capsys):
+    # The head of the root group's header, to which the superblock points; it has a checksum of its own.
+    with open(path, "r+b") as file:
+        root = struct.unpack_from("<Q", file.read(48), 36)[0]
+        file.seek(root + 20)
+        (byte,) = file.read(1)
+        file.seek(root + 20)
+        file.write(bytes([byte ^ 0x10]))
+    for command in ("verify", "inspect"):
+        assert main([command, str(path)]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert "attributes are damaged" in error or "cannot be opened" in error
