@@ -113,6 +113,46 @@ def test_several_handles_of_a_live_file_in_one_process_show_the_same(tmp_path):
     ended_well(writer)
 
 
+# Appends and commits one row for each line that it gets.
+OBEDIENT = """
+import sys
+from types import SimpleNamespace
+from landscape.run_writer import RunWriter
+
+layout = SimpleNamespace(
+    names=("w",), shapes=((1,),), offsets=(0,), sizes=(1,), n_params=1, to_json=lambda: '[["w", [1]]]'
+)
+with RunWriter(sys.argv[1], layout, history=["loss"]) as writer:
+    for step, line in enumerate(sys.stdin):
+        writer.append(step, [step], loss=step)
+        writer.commit()
+        print("committed", flush=True)
+"""
+
+
+def test_a_handle_shows_new_rows_although_an_older_one_of_the_file_is_open(tmp_path):
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
+    with subprocess.Popen([sys.executable, "-c", OBEDIENT, tmp_path / "a.h5"], **pipes) as writer:
+
+        def one_more():
+            writer.stdin.write("\n")
+            assert writer.stdout.readline() == "committed\n"
+
+        one_more()
+        with open_run(tmp_path / "a.h5") as old:
+            assert old.history.loss.values.tolist() == [0]
+            one_more()
+            with open_run(tmp_path / "a.h5") as fresh:
+                assert fresh.history.loss.values.tolist() == [0, 1]
+                assert old.history.loss.values.tolist() == [0]  # until it is refreshed
+                one_more()
+                assert old.refresh()
+                assert old.checkpoints.params.values.tolist() == [[0], [1], [2]]
+                assert fresh.refresh()
+                assert fresh.history.loss.values.tolist() == [0, 1, 2]
+        writer.stdin.close()
+
+
 def test_readers_never_shut_out_a_writer_that_resumes(tmp_path):
     writer = start(tmp_path / "a.h5", n_steps=200, n_sessions=12)
     with open_run(tmp_path / "a.h5") as run:
