@@ -219,10 +219,11 @@ def row_checksums(steps: np.ndarray, values: Sequence[np.ndarray]) -> np.ndarray
 
 
 def _chunk_rows(block_rows: int, row_bytes: int) -> int:
-    """Rows a chunk: whole blocks of about 8 kB, unless one block is larger; never more than 1 MB."""
+    """Rows a chunk: whole blocks of about 8 kB, or an even part of a larger block, of 1 MB at most."""
     if block_rows * row_bytes < 2**13:
         return block_rows * (2**13 // (block_rows * row_bytes))
-    return max(1, min(block_rows, 2**20 // row_bytes))
+    n_chunks = -(-block_rows // max(1, 2**20 // row_bytes))
+    return -(-block_rows // n_chunks)
 
 
 def _chunks(block_rows: int, shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:

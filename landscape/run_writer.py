@@ -111,7 +111,7 @@ class RunWriter:
         data: Mapping[str, tuple[Any, Any]] | None = None,
         n_modes: int = 0,
         dtype: str = "float64",
-        block_rows: int = 64,
+        block_rows: int = 256,
         block_seconds: float = 10.0,
         overwrite: bool = False,
         resume: bool = False,
@@ -188,28 +188,9 @@ class RunWriter:
         step = operator.index(step)
         rows, saved, full = self._history, self._checkpoints, False
         if history:
-            if history.keys() != rows.names:
-                raise ValueError(self._mismatch(history))
-            i, buffers = rows.n_buffered, rows.buffers
-            for name, value in history.items():
-                buffer = buffers[name]
-                try:
-                    # Shapes must be equal: numpy would spread a single value over all classes.
-                    buffer[i] = (
-                        value if type(value) is float and buffer.ndim == 1 else _exactly(value, buffer.shape[1:])
-                    )
-                except (TypeError, ValueError) as error:
-                    raise ValueError(f"{name} must hold numbers of shape {buffer.shape[1:]}: {error}") from None
+            self._fill_history(history)
         if params is not None:
-            vectors = {"params": params, **(optimizer_state or {})}
-            if vectors.keys() != saved.names:
-                declared = ", ".join(sorted(saved.names - {"params"})) or "nothing"
-                raise ValueError(f"optimizer_state must give {declared}, as the writer declared; got {sorted(vectors)}")
-            for name, vector in vectors.items():
-                array = run_format.to_array(vector)
-                if array.shape != (self.layout.n_params,):
-                    raise ValueError(f"{name} must have shape ({self.layout.n_params},), got {array.shape}")
-                saved.buffers[name][saved.n_buffered] = array
+            self._fill_checkpoint(params, optimizer_state)
         if history:
             full = rows.push(step)
         if params is not None:
@@ -332,6 +313,37 @@ class RunWriter:
 
     def __exit__(self, kind, error, traceback) -> None:
         self.finish("complete" if kind is None else "interrupted")
+
+    def _fill_history(self, values: Mapping[str, Any]) -> None:
+        """Put a row of the history into the buffers; it counts once it is pushed."""
+        table = self._history
+        i, buffers = table.n_buffered, table.buffers
+        if len(values) != len(buffers):
+            raise ValueError(self._mismatch(values))
+        for name, value in values.items():
+            buffer = buffers.get(name)
+            if buffer is None:
+                raise ValueError(self._mismatch(values))
+            try:
+                # Shapes must be equal: numpy would spread a single value over all classes.
+                if type(value) is not float or buffer.ndim > 1:
+                    value = _exactly(value, buffer.shape[1:])
+                buffer[i] = value
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{name} must hold numbers of shape {buffer.shape[1:]}: {error}") from None
+
+    def _fill_checkpoint(self, params: Any, optimizer_state: Mapping[str, Any] | None) -> None:
+        """Put θ, and the optimiser's vectors, into the buffers."""
+        table = self._checkpoints
+        vectors = {"params": params, **optimizer_state} if optimizer_state else {"params": params}
+        if vectors.keys() != table.names:
+            declared = ", ".join(sorted(table.names - {"params"})) or "nothing"
+            raise ValueError(f"optimizer_state must give {declared}, as the writer declared; got {sorted(vectors)}")
+        for name, vector in vectors.items():
+            array, row = run_format.to_array(vector), table.buffers[name][table.n_buffered]
+            if array.shape != row.shape:
+                raise ValueError(f"{name} must have shape {row.shape}, got {array.shape}")
+            row[:] = array
 
     def _n_rows(self) -> list[int]:
         return [self._history.n_rows, self._checkpoints.n_rows, self._eigenpairs.n_rows if self._eigenpairs else 0]
