@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import xarray as xr
 
-from landscape.stored import ENCODING, FileHandle, RunFormatError, lazy_variable, read_now
+from landscape.stored import ENCODING, FileHandle, RunFormatError, damage_named, lazy_variable, read_now
 
 if TYPE_CHECKING:
     from landscape.row_guard import RowGuard
@@ -100,6 +100,12 @@ def read_dataset(
     guard : RowGuard, optional
         Checks the rows of `step` when they are read.
     """
+    _ = handle.file  # raises where it is closed
+    with damage_named(handle.path, path):
+        return _read_dataset(handle, path, n_rows, hide, guard)
+
+
+def _read_dataset(handle: FileHandle, path: str, n_rows, hide, guard) -> xr.Dataset:
     group = handle.group(path)
     attrs = read_attrs(group)
     coordinates = str(attrs.pop("coordinates", "")).split()

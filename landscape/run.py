@@ -17,7 +17,7 @@ from landscape.run_format import FORMAT, FORMAT_VERSION, STATUSES
 from landscape.run_state import TABLES, newest_state, saved_states, state_names
 from landscape.run_tables import CHECKSUM
 from landscape.run_writer import RunWriter
-from landscape.stored import LOCK, FileHandle, RunFormatError
+from landscape.stored import LOCK, FileHandle, RunFormatError, damage_named
 
 if TYPE_CHECKING:
     from landscape.params import ParamLayout
@@ -130,6 +130,10 @@ class Run:
 
     def _committed(self) -> tuple:
         """What changes when the file grows."""
+        with damage_named(self.path, "the number of rows"):
+            return self._count()
+
+    def _count(self) -> tuple:
         state = self._handle["state/sequence"][()].tolist() if "state" in self._handle else []
         return self.status, self._n_rows(), state
 
@@ -179,7 +183,7 @@ class Run:
     def state(self) -> xr.Dataset | None:
         """The state that the run would resume from, with its step as the coordinate `step`; None without any."""
         found = None
-        with LOCK:
+        with LOCK, damage_named(self.path, "the state"):
             for _ in range(2 if self._state_shapes() else 0):
                 saved = saved_states(self._handle.group("state"))
                 if self._handle.is_out_of_date():  # a live writer may have committed rows that we do not see yet
@@ -187,12 +191,15 @@ class Run:
                 found = newest_state(saved, self._n_rows())
                 if found is not None:
                     break
+            else:
+                if self.status != "running" and "state" in self._handle and self._handle["state/sequence"][()].any():
+                    raise RunFormatError(f"{self.path}: both copies of the state are damaged; it cannot be resumed")
         return found
 
     @cached_property
     def data(self) -> dict[str, xr.Dataset]:
         """Data sets by name ("training", "validation"): inputs (sample, feature) and targets (sample); lazy."""
-        with LOCK:
+        with LOCK, damage_named(self.path, "data"):
             return {name: read_dataset(self._handle, f"data/{name}") for name in self._handle.members("data")}
 
     @cached_property
@@ -226,7 +233,7 @@ class Run:
         self.close()
 
     def _table(self, name: str) -> xr.Dataset:
-        with LOCK:
+        with LOCK, damage_named(self.path, name):
             n_rows = self._handle[f"{name}/step"].shape[0]
             guard = RowGuard(self._handle, name, n_rows) if self._check else None
             return read_dataset(self._handle, name, n_rows=n_rows, hide=(CHECKSUM,), guard=guard)
@@ -276,11 +283,9 @@ def at_step(dataset: xr.Dataset, step: int) -> xr.Dataset:
 
 
 def _root_attrs(handle: FileHandle) -> dict[str, Any]:
-    try:
-        return dict(handle.file.attrs)
-    except (KeyError, OSError, RuntimeError) as error:
-        reason = " ".join(str(error).strip("'").split())
-        raise RunFormatError(f"{handle.path}: its attributes are damaged: {reason}") from None
+    file = handle.file
+    with damage_named(handle.path, "an attribute"):
+        return dict(file.attrs)
 
 
 def _span(dataset: xr.Dataset) -> str:

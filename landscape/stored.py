@@ -40,6 +40,17 @@ class RunFormatError(ValueError):
     """A file is not what it should be: another format, a newer version, or damaged."""
 
 
+@contextlib.contextmanager
+def damage_named(path: Path, what: str) -> Iterator[None]:
+    """Whatever h5py raises on damaged objects becomes a RunFormatError that names the file and `what` was read."""
+    try:
+        yield
+    except RunFormatError:
+        raise
+    except (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
+        raise RunFormatError(f"{path}: {what} cannot be read: {_first_line(error)}") from None
+
+
 class FileHandle:
     """An HDF5 file open for reading, also while another process writes it and after its writer was killed.
 
@@ -203,13 +214,12 @@ class StoredArray(BackendArray):
     def _read(self, key: tuple):
         # Resolved against the committed shape: the file may hold more rows than are committed.
         key = tuple(_resolve(k, size) for k, size in zip(key, self.shape, strict=True))
-        try:
-            with LOCK:
+        with LOCK:
+            _ = self.handle.file  # raises where it is closed
+            with damage_named(self.handle.path, self.path):
                 if self.guard is not None:
                     self.guard.check(key[0])
                 values = self.handle[self.path][key]
-        except (OSError, RuntimeError) as error:
-            raise RunFormatError(f"{self.handle.path}: {self.path} cannot be read: {_first_line(error)}") from None
         return np.asarray(values).astype(self.dtype, copy=False)
 
 
@@ -226,7 +236,8 @@ def lazy_variable(handle: FileHandle, path: str, dims, attrs, limits, guard=None
     if stored_entries(dataset) < math.prod(shape):
         raise RunFormatError(f"{handle.path}: {path} claims {shape} entries, more than the file holds")
     if dataset.dtype == "S1" and dataset.ndim and ENCODING in dataset.attrs:
-        return _text_variable(handle, path, dims, attrs, dataset)
+        with damage_named(handle.path, path):
+            return xr.Variable(dims[:-1], _joined_texts(dataset), attrs)
     if h5py.check_string_dtype(dataset.dtype) is not None:
         values = dataset.asstr()[()]
         return xr.Variable(dims, np.asarray(values, dtype=str) if np.size(values) else np.zeros(shape, "U1"), attrs)
@@ -240,16 +251,12 @@ def lazy_variable(handle: FileHandle, path: str, dims, attrs, limits, guard=None
     return xr.Variable(dims, data, attrs, {"preferred_chunks": chunks} if chunks else None)
 
 
-def _text_variable(handle: FileHandle, path: str, dims, attrs, dataset: h5py.Dataset) -> xr.Variable:
+def _joined_texts(dataset: h5py.Dataset) -> np.ndarray:
     """Texts stored as characters along the last dim."""
-    try:
-        letters = np.ascontiguousarray(dataset[()])
-        if not letters.size:
-            return xr.Variable(dims[:-1], np.zeros(letters.shape[:-1], "U1"), attrs)
-        texts = np.char.decode(letters.view(f"S{letters.shape[-1]}")[..., 0], "utf-8")
-    except (OSError, RuntimeError, UnicodeError) as error:
-        raise RunFormatError(f"{handle.path}: {path} cannot be read: {_first_line(error)}") from None
-    return xr.Variable(dims[:-1], texts, attrs)
+    letters = np.ascontiguousarray(dataset[()])
+    if not letters.size:
+        return np.zeros(letters.shape[:-1], "U1")
+    return np.char.decode(letters.view(f"S{letters.shape[-1]}")[..., 0], "utf-8")
 
 
 def stored_entries(dataset: h5py.Dataset) -> float:
@@ -337,4 +344,5 @@ def _limit_read_attempts(access: h5py.h5p.PropFAID) -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    return text.splitlines()[0] if text else type(error).__name__

@@ -115,3 +115,27 @@ def test_texts_of_any_length_stay_and_a_changed_one_is_an_error(tmp_path):
         raw.write(b"X")
     with pytest.raises(RunFormatError, match="note cannot be read"):
         load_dataset(path)
+
+
+def test_a_state_of_which_both_copies_are_damaged_is_an_error(tmp_path):
+    layout = ParamLayout(("w",), ((3,),))
+    writer = RunWriter(tmp_path / "a.h5", layout, history=["loss"], state={"counter": np.zeros(4)})
+    for step in range(3):
+        writer.save_state(step, {"counter": np.full(4, float(step))})
+        writer.append(step, np.zeros(3), loss=0.0)
+        writer.commit()
+    writer.finish("interrupted")
+    with open_run(tmp_path / "a.h5") as run:
+        assert int(run.state.step) == 2
+    for slot, expected in ((0, 1), (1, None)):
+        with h5py.File(tmp_path / "a.h5") as file:
+            at = file["state/counter"].id.get_offset() + 32 * slot
+        raw = bytearray((tmp_path / "a.h5").read_bytes())
+        raw[at + 6] ^= 1
+        (tmp_path / "a.h5").write_bytes(raw)
+        with open_run(tmp_path / "a.h5") as run:
+            if expected is not None:
+                assert int(run.state.step) == expected  # the older one is whole
+            else:
+                with pytest.raises(RunFormatError, match="both copies of the state"):
+                    run.state  # noqa: B018

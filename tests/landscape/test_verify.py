@@ -462,4 +462,4 @@ def test_damaged_attributes_of_the_file_are_a_clear_error(path, capsys):
         assert main([command, str(path)]) == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1
-        assert "attributes are damaged" in error or "cannot be opened" in error
+        assert "an attribute cannot be read" in error or "cannot be opened" in error
