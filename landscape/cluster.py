@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import logging
+import signal
 import sys
 import threading
 import traceback
@@ -18,8 +19,8 @@ import numpy as np
 import torch
 import xarray as xr
 
-PATIENCE = 8
-"""After so many failed rows and no other, the fault is not with a row but with the call."""
+PATIENCE, DEATHS_COUNT = 64, 8
+"""After so many failed rows and no other, the fault is with the call; a row that kills, slowly, counts as several."""
 
 TASKS_PER_WORKER = 2
 """One that runs and one that waits for it; more would only fill memory."""
@@ -53,6 +54,7 @@ class Part(NamedTuple):
 def connected(client, n_tasks: int):
     """`client`, or one of a cluster of processes on this machine that is closed at the end."""
     try:
+        import dask
         import distributed
         from dask.system import CPU_COUNT
     except ImportError:
@@ -64,22 +66,37 @@ def connected(client, n_tasks: int):
             raise ValueError(f"the client is {client.status}; connect a new one with distributed.Client(…)")
         yield client
         return
-    try:
-        cluster = distributed.LocalCluster(
-            n_workers=min(CPU_COUNT, n_tasks),
-            threads_per_worker=1,
-            memory_limit=0,  # as in the plain call; Dask would pause or kill workers above their share
-            dashboard_address="127.0.0.1:0",  # any free port, if it is shown at all
-            silence_logs=logging.CRITICAL,
-            scheduler_kwargs={"allowed_failures": ALLOWED_DEATHS},
-        )
-    except RuntimeError as error:
-        raise RuntimeError(
-            f"no cluster could be started on this machine ({error}); a script must make this call under "
-            'if __name__ == "__main__":, as the worker processes import it'
-        ) from error
-    with cluster, distributed.Client(cluster, set_as_default=False) as own:
-        yield own
+    # Dask would keep the last thousand messages, and with them all rows that were sent.
+    with dask.config.set({"distributed.admin.low-level-log-length": 0}):
+        try:
+            cluster = distributed.LocalCluster(
+                n_workers=min(CPU_COUNT, n_tasks),
+                threads_per_worker=1,
+                memory_limit=0,  # as in the plain call; Dask would pause or kill workers above their share
+                dashboard_address="127.0.0.1:0",  # any free port, if it is shown at all
+                silence_logs=logging.CRITICAL,
+                scheduler_kwargs={"allowed_failures": ALLOWED_DEATHS},
+            )
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"no cluster could be started on this machine ({error}); a script must make this call under "
+                'if __name__ == "__main__":, as the worker processes import it'
+            ) from None
+        with cluster, distributed.Client(cluster, set_as_default=False) as own:
+            own.register_plugin(_deaf_to_interrupts())
+            yield own
+
+
+def _deaf_to_interrupts():
+    """A plugin by which Ctrl-C, which a terminal sends to all processes, is left to the one that ends the others."""
+    from distributed import WorkerPlugin
+
+    class DeafToInterrupts(WorkerPlugin):
+        def setup(self, worker):
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    return DeafToInterrupts()
 
 
 def outcomes(
@@ -103,14 +120,14 @@ def outcomes(
     Raises
     ------
     Exception
-        That of the analysis, if the first rows that end all fail.
+        That of the analysis, if it fails at all rows, or at so many before it succeeds that it will at all.
     RuntimeError
         If the cluster is lost.
     """
     import distributed
 
     # A task, not scattered data: what is scattered dies with the worker that holds it, a task is run again.
-    objective = client.submit(_load, pickled(objective, "the objective"), pure=False)
+    objective = _submit(client, _load, pickled(objective, "the objective"))
     waiting = [Part(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]
     # All tasks of a worker that dies count as its killers. Suspects therefore go one at a time, and before all others:
     # the next death of a worker that holds an innocent one is hardly its fault again.
@@ -120,7 +137,7 @@ def outcomes(
 
     def submit(part: Part) -> None:
         task = pickled(work(part.start, part.stop), "the analysis or its arguments")
-        future = client.submit(_analyse, objective, task, pure=False, priority=int(part.suspect))
+        future = _submit(client, _analyse, objective, task, priority=int(part.suspect))
         in_flight[future] = part
         ended.add(future)
 
@@ -141,8 +158,10 @@ def outcomes(
             if not isinstance(outcome, Failure):
                 n_succeeded += 1
             elif part.suspect if outcome.killed else part.repeated:
-                n_failed += 1
-                if not n_succeeded and n_failed >= min(PATIENCE, n_rows):
+                n_failed += DEATHS_COUNT if outcome.killed else 1
+                untried = any(not other.repeated for other in in_flight.values())
+                left = waiting or suspects or in_flight
+                if not n_succeeded and not untried and (n_failed >= PATIENCE or not left):
                     raise outcome.error
             else:
                 for row in range(part.start, part.stop):
@@ -153,6 +172,12 @@ def outcomes(
     finally:
         if client.status == "running":
             client.cancel([objective, *in_flight])
+
+
+def _submit(client, function: Callable, *args, **options):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sending large graph")  # it is sent once, and so are rows in memory
+        return client.submit(function, *args, pure=False, **options)
 
 
 def pickled(value, name: str) -> bytes:
@@ -206,8 +231,8 @@ def _analyse(objective, work: bytes) -> tuple[xr.Dataset, list[tuple[type, str]]
 
 
 def _check(result, checkpoints: xr.Dataset) -> None:
-    if not isinstance(result, xr.Dataset) or "step" not in result.dims:
-        raise TypeError(f"the analysis must return a Dataset with the dim step, got {type(result).__name__}")
+    if not isinstance(result, xr.Dataset) or "step" not in result.indexes:
+        raise TypeError(f"the analysis must return a Dataset with the coordinate step, got {type(result).__name__}")
     if not np.array_equal(result.step, checkpoints.step):
         raise ValueError(
             f"the analysis must return a row for each checkpoint: it was given steps {checkpoints.step.values}, and "

@@ -77,7 +77,7 @@ def map_checkpoints(
         Without dask.distributed.
     ValueError, TypeError
         For checkpoints of another model, arguments without a common step, or an objective that cannot be pickled; and
-        whatever `analysis` raises if it fails at all checkpoints, or at the first 8 before it succeeded at any.
+        whatever `analysis` raises if it fails at all checkpoints, or at 64 (8 where its worker dies) before any other.
     FileNotFoundError
         If the folder of `out` does not exist.
 

@@ -216,9 +216,26 @@ def test_rows_that_end_late_are_written_in_their_place(client, descent, path, tm
     written.close()
 
 
+def test_bad_rows_that_end_first_do_not_end_the_call(client, descent, path, monkeypatch):
+    monkeypatch.setattr("landscape.cluster.PATIENCE", 1)
+
+    def slow_where_good(objective, checkpoints):
+        if checkpoints.step[0] < 20:
+            raise_an_error()
+        time.sleep(0.2)
+        return xr.Dataset({"x": checkpoints.step * 2.0})
+
+    with pytest.warns(UserWarning, match=r"^2 of 7 checkpoints failed, .* \(steps 0, 10\); the first: ArithmeticError"):
+        found = map_checkpoints(slow_where_good, descent.objective, path, client=client, rows_per_task=2)
+    np.testing.assert_array_equal(found.x, [np.nan, np.nan, 40, 60, 80, 100, 120])
+
+
 def test_what_the_analysis_warns_of_is_said_once(client, descent, path):
-    with pytest.warns(UserWarning, match=r"are not certified .* \(and 6 more from other tasks\)") as caught:
-        map_checkpoints(top_eigenpairs, descent.objective, path, 3, client=client, max_products=3, rows_per_task=1)
+    large = poisoned(descent.objective, np.zeros(1_500_000))  # more than Dask likes to send
+    with pytest.warns(UserWarning, match=r"are not certified .* \(and 5 more from other tasks\)") as caught:
+        map_checkpoints(
+            top_eigenpairs, large, path.drop_sel(step=POISON), 3, client=client, max_products=3, rows_per_task=1
+        )
     assert len(caught) == 1
 
 
@@ -270,7 +287,7 @@ def test_bad_input_is_refused_with_one_clear_error(client, descent, path, pairs,
         call(top_eigenpairs, objective=poisoned(descent.objective, threading.Lock()))
     with pytest.raises(TypeError, match="client must be a"):
         call(top_eigenpairs, client="tcp://127.0.0.1:8786")
-    with pytest.raises(TypeError, match="must return a Dataset with the dim step, got int"):
+    with pytest.raises(TypeError, match="must return a Dataset with the coordinate step, got int"):
         call(lambda objective, checkpoints: 3)
     with pytest.raises(ValueError, match="must return a row for each checkpoint: it was given steps"):
         call(lambda objective, checkpoints: xr.Dataset({"x": checkpoints.step[:-1]}), rows_per_task=2)
