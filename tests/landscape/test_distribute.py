@@ -33,7 +33,7 @@ cloudpickle = pytest.importorskip("cloudpickle")
 psutil = pytest.importorskip("psutil")
 distributed = pytest.importorskip("distributed")
 # Workers are forked from a process that has imported torch already, which would take each of them seconds.
-distributed.utils.get_mp_context().set_forkserver_preload(["distributed", "landscape.joined", "dynloss.losses"])
+distributed.utils.get_mp_context().set_forkserver_preload(["distributed", "landscape.joined", "landscape.valley"])
 
 POISON = 30
 
@@ -200,7 +200,7 @@ def test_a_run_file_is_read_by_the_workers_themselves(client, descent, path, tmp
     assert not any(client.run(open_files).values())
 
 
-def test_rows_that_end_late_are_written_in_their_place(client, descent, path, tmp_path):
+def test_rows_that_end_late_are_written_in_their_place(client, descent, path, tmp_path, monkeypatch):
     def late(objective, checkpoints):
         step = checkpoints.step
         time.sleep(0.5 * (step.values[0] == 0))
@@ -211,9 +211,30 @@ def test_rows_that_end_late_are_written_in_their_place(client, descent, path, tm
     expected = late(descent.objective, path).transpose("step", ...)
     found = map_checkpoints(late, descent.objective, path, client=client, rows_per_task=1)
     xr.testing.assert_identical(found, expected.assign_coords(step=path.step))
-    written = map_checkpoints(late, descent.objective, path, client=client, rows_per_task=2, out=tmp_path / "late.h5")
+    take, waiting = Joined.take, []
+
+    def counted(self, *outcome):
+        take(self, *outcome)
+        waiting.append(len(self.ready))
+
+    monkeypatch.setattr(Joined, "take", counted)
+    monkeypatch.setattr("landscape.distribute.AHEAD", 1)  # for each of two workers
+    written = map_checkpoints(late, descent.objective, path, client=client, rows_per_task=1, out=tmp_path / "late.h5")
+    assert max(waiting) == 1
     xr.testing.assert_identical(written.load(), found)
     written.close()
+
+
+def test_a_worker_of_many_threads_runs_one_task_at_a_time(descent, path):
+    def timed(objective, checkpoints):
+        start = time.monotonic()
+        time.sleep(0.03)
+        return xr.Dataset({"start": ("step", [start]), "end": ("step", [time.monotonic()])}, {"step": checkpoints.step})
+
+    options = {"dashboard_address": ":0", "silence_logs": logging.CRITICAL, "set_as_default": False}
+    with distributed.Client(processes=False, n_workers=1, threads_per_worker=4, **options) as client:
+        found = map_checkpoints(timed, descent.objective, path, client=client, rows_per_task=1).sortby("start")
+    assert (found.start[1:].values >= found.end[:-1].values).all()
 
 
 def test_bad_rows_that_end_first_do_not_end_the_call(client, descent, path, monkeypatch):
