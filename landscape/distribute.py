@@ -58,7 +58,8 @@ def map_checkpoints(
     client : distributed.Client, optional
         The cluster to use, for example ``Client(dask_jobqueue.SLURMCluster(…))``. By default one of processes on this
         machine, as many as cores, which is closed at the end; in a script, the call then has to stand under ``if
-        __name__ == "__main__":``. Each worker runs one task at a time, on one torch thread.
+        __name__ == "__main__":``. Each worker runs one task at a time, on one torch thread; start those of other
+        clusters with one thread, and without Dask's ``MALLOC_TRIM_THRESHOLD_``, which slows torch down.
     rows_per_task : int, optional
         Checkpoints in a task; by default at most 64, and so few that each thread gets several tasks.
     out : str or path-like, optional

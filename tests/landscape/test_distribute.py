@@ -24,7 +24,7 @@ from landscape import (
     top_eigenpairs,
     valley_width,
 )
-from landscape.cluster import Failure
+from landscape.cluster import Failure, connected
 from landscape.joined import Joined
 
 dask = pytest.importorskip("dask")
@@ -49,13 +49,12 @@ def by_value():
 @pytest.fixture(scope="module")
 def client():
     """Two processes; where one dies, its task has failed at once."""
-    options = {"threads_per_worker": 1, "dashboard_address": ":0", "silence_logs": logging.CRITICAL, "memory_limit": 0}
-    with (
-        distributed.LocalCluster(n_workers=2, scheduler_kwargs={"allowed_failures": 0}, **options) as cluster,
-        distributed.Client(cluster, set_as_default=False) as client,
-    ):
-        yield client
-        assert not client.futures  # no call left anything behind
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("landscape.cluster.ALLOWED_DEATHS", 0)
+        patched.setattr("dask.system.CPU_COUNT", 2)
+        with connected(None, 2) as client:
+            yield client
+            assert not client.futures  # no call left anything behind
 
 
 @pytest.fixture(scope="module")
