@@ -1,6 +1,7 @@
 """On a cluster an analysis gives what it gives here; a dead worker costs a repetition, a bad checkpoint its own row."""
 
 import copy
+import io
 import logging
 import os
 import signal
@@ -224,29 +225,47 @@ def test_rows_that_end_late_are_written_in_their_place(client, descent, path, tm
     written.close()
 
 
-def test_a_worker_of_many_threads_runs_one_task_at_a_time(descent, path):
-    def timed(objective, checkpoints):
-        start = time.monotonic()
+def test_a_worker_of_many_threads_runs_one_task_at_a_time_on_one_thread_of_torch(descent, path, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    def task(objective, checkpoints):
+        seen = {"n_threads": torch.get_num_threads(), "on_terminal": sys.stderr.isatty(), "start": time.monotonic()}
         time.sleep(0.03)
-        return xr.Dataset({"start": ("step", [start]), "end": ("step", [time.monotonic()])}, {"step": checkpoints.step})
+        seen["end"] = time.monotonic()
+        return xr.Dataset({name: ("step", [value]) for name, value in seen.items()}, {"step": checkpoints.step})
 
     options = {"dashboard_address": ":0", "silence_logs": logging.CRITICAL, "set_as_default": False}
-    with distributed.Client(processes=False, n_workers=1, threads_per_worker=4, **options) as client:
-        found = map_checkpoints(timed, descent.objective, path, client=client, rows_per_task=1).sortby("start")
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with distributed.Client(processes=False, n_workers=1, threads_per_worker=4, **options) as client:
+            monkeypatch.setattr(sys, "stderr", Terminal())
+            found = map_checkpoints(task, descent.objective, path, client=client, rows_per_task=1).sortby("start")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(n_threads)
     assert (found.start[1:].values >= found.end[:-1].values).all()
+    assert (found.n_threads == 1).all()
+    assert not found.on_terminal.any()  # no progress bars of tasks
 
 
-def test_bad_rows_that_end_first_do_not_end_the_call(client, descent, path, monkeypatch):
+def test_bad_rows_that_end_first_do_not_end_the_call(client, descent, path, tmp_path, monkeypatch):
     monkeypatch.setattr("landscape.cluster.PATIENCE", 1)
 
-    def slow_where_good(objective, checkpoints):
+    def late_where_good(objective, checkpoints):
         if checkpoints.step[0] < 20:
+            (tmp_path / str(time.monotonic_ns())).touch()
             raise_an_error()
-        time.sleep(0.3)
+        deadline = time.monotonic() + 5
+        while len(os.listdir(tmp_path)) < 3 and time.monotonic() < deadline:  # a task and two rows of it failed
+            time.sleep(0.01)
+        time.sleep(0.1)
         return xr.Dataset({"x": checkpoints.step * 2.0})
 
     with pytest.warns(UserWarning, match=r"^2 of 7 checkpoints failed, .* \(steps 0, 10\); the first: ArithmeticError"):
-        found = map_checkpoints(slow_where_good, descent.objective, path, client=client, rows_per_task=4)
+        found = map_checkpoints(late_where_good, descent.objective, path, client=client, rows_per_task=4)
     np.testing.assert_array_equal(found.x, [np.nan, np.nan, 40, 60, 80, 100, 120])
 
 
