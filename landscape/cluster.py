@@ -19,8 +19,8 @@ import numpy as np
 import torch
 import xarray as xr
 
-PATIENCE, DEATHS_COUNT = 64, 8
-"""After so many failed rows and no other, the fault is with the call; a row that kills, slowly, counts as several."""
+PATIENCE = 8
+"""After so many failed rows and no other, the fault is with the call."""
 
 TASKS_PER_WORKER = 2
 """One that runs and one that waits for it; more would only fill memory."""
@@ -37,9 +37,8 @@ OF_OUR_OWN = {
 }
 """Dask's settings for that cluster."""
 
-_ONE_AT_A_TIME = (
-    threading.Lock()
-)  # a model in a functional call holds other parameters, which a second thread would see
+# A model in a functional call holds other parameters, which a second thread would see.
+_ONE_AT_A_TIME = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -51,12 +50,14 @@ class Failure:
 
 
 class Part(NamedTuple):
-    """Rows start … stop − 1; `repeated`, or `suspect` of killing its worker, if it is one row of a task that failed."""
+    """Rows start … stop − 1."""
 
     start: int
     stop: int
     repeated: bool = False
+    """One row of a task that failed."""
     suspect: bool = False
+    """One row of a task whose worker died."""
 
 
 @contextlib.contextmanager
@@ -91,20 +92,9 @@ def connected(client, n_tasks: int):
                 'if __name__ == "__main__":, as the worker processes import it'
             ) from None
         with cluster, distributed.Client(cluster, set_as_default=False) as own:
-            own.register_plugin(_deaf_to_interrupts())
+            # Ctrl-C, which a terminal sends to all processes, is left to this one, which ends the others.
+            own.run(lambda: signal.signal(signal.SIGINT, signal.SIG_IGN) and None)
             yield own
-
-
-def _deaf_to_interrupts():
-    """A plugin by which Ctrl-C, which a terminal sends to all processes, is left to the one that ends the others."""
-    from distributed import WorkerPlugin
-
-    class DeafToInterrupts(WorkerPlugin):
-        def setup(self, worker):
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    return DeafToInterrupts()
 
 
 def outcomes(
@@ -137,28 +127,29 @@ def outcomes(
     # A task, not scattered data: what is scattered dies with the worker that holds it, a task is run again.
     objective = _submit(client, _load, pickled(objective, "the objective"))
     waiting = [Part(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]
-    # All tasks of a worker that dies count as its killers. Suspects therefore go one at a time, and before all others:
-    # the next death of a worker that holds an innocent one is hardly its fault again.
     suspects: deque[Part] = deque()
     in_flight: dict[distributed.Future, Part] = {}
     ended = distributed.as_completed(loop=client.loop)
 
     def submit(part: Part) -> None:
         task = pickled(work(part.start, part.stop), "the analysis or its arguments")
-        future = _submit(client, _analyse, objective, task, priority=int(part.suspect))
+        future = _submit(client, _analyse, objective, task)
         in_flight[future] = part
         ended.add(future)
 
     n_succeeded = n_failed = 0
     try:
         while waiting or suspects or in_flight:
-            if suspects and not any(part.suspect for part in in_flight.values()):
-                submit(suspects.popleft())
-            room = TASKS_PER_WORKER * max(1, len(client.nthreads())) - len(in_flight)
-            first = min(part.start for part in [*waiting[:1], *suspects, *in_flight.values()])
-            while waiting and room > 0 and waiting[0].start < first + ahead:
-                submit(heapq.heappop(waiting))
-                room -= 1
+            if suspects:
+                # All tasks of a worker that dies count as its killers: only one that runs alone is surely guilty.
+                if not in_flight:
+                    submit(suspects.popleft())
+            else:
+                room = TASKS_PER_WORKER * max(1, len(client.nthreads())) - len(in_flight)
+                first = min(part.start for part in [*waiting[:1], *in_flight.values()])
+                while waiting and room > 0 and waiting[0].start < first + ahead:
+                    submit(heapq.heappop(waiting))
+                    room -= 1
             future = next(ended)
             part = in_flight.pop(future)
             outcome = _outcome(future)
@@ -166,7 +157,7 @@ def outcomes(
             if not isinstance(outcome, Failure):
                 n_succeeded += 1
             elif part.suspect if outcome.killed else part.repeated:
-                n_failed += DEATHS_COUNT if outcome.killed else 1
+                n_failed += 1
                 untried = any(not other.repeated for other in in_flight.values())
                 left = waiting or suspects or in_flight
                 if not n_succeeded and not untried and (n_failed >= PATIENCE or not left):

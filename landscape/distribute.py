@@ -39,9 +39,9 @@ def map_checkpoints(
     """What ``analysis(objective, checkpoints, *args, **options)`` returns, computed on a Dask cluster.
 
     The checkpoints are cut into tasks of a few rows. Those still in a run file are read by the workers, each opening
-    the file itself. A task whose worker dies runs again on another; a task that fails is repeated row by row, and a
-    row that fails again becomes NaN. Signs and order of eigenvectors are followed over the borders of tasks, so the
-    result is that of the plain call, but for rounding.
+    the file itself. A task whose worker dies runs again on another; a task that fails is repeated row by row, with
+    nothing beside it if workers died of it, and a row that fails again becomes NaN. Signs and order of eigenvectors are
+    followed over the borders of tasks, so the result is that of the plain call, but for rounding.
 
     Parameters
     ----------
@@ -54,12 +54,13 @@ def map_checkpoints(
         ``params`` (step, param).
     *args, **options
         Further arguments of `analysis`. Datasets and DataArrays with a dim ``step`` are cut as the checkpoints are, to
-        the steps that all of them hold.
+        the steps that all of them hold. ``failure``, the probability that any row is wrong, is shared by the rows.
     client : distributed.Client, optional
         The cluster to use, for example ``Client(dask_jobqueue.SLURMCluster(…))``. By default one of processes on this
         machine, as many as cores, which is closed at the end; in a script, the call then has to stand under ``if
         __name__ == "__main__":``. Each worker runs one task at a time, on one torch thread; start those of other
-        clusters with one thread, and without Dask's ``MALLOC_TRIM_THRESHOLD_``, which slows torch down.
+        clusters with one thread, without Dask's ``MALLOC_TRIM_THRESHOLD_``, which slows torch down, and before the call
+        (``client.wait_for_workers(n)``), as the size of tasks follows from their number.
     rows_per_task : int, optional
         Checkpoints in a task; by default at most 64, and so few that each thread gets several tasks.
     out : str or path-like, optional
@@ -78,7 +79,7 @@ def map_checkpoints(
         Without dask.distributed.
     ValueError, TypeError
         For checkpoints of another model, arguments without a common step, or an objective that cannot be pickled; and
-        whatever `analysis` raises if it fails at all checkpoints, or at 64 (8 where its worker dies) before any other.
+        whatever `analysis` raises if it fails at all checkpoints, or at the first 8 that are tried.
     FileNotFoundError
         If the folder of `out` does not exist.
 
@@ -114,7 +115,8 @@ def map_checkpoints(
         size = rows_per_task or _rows_per_task(checkpoints, n_workers)
         ahead = np.inf if out is None else AHEAD * n_workers * size
         ended = stack.enter_context(contextlib.closing(outcomes(client, objective, work, n_rows, size, ahead)))
-        progress = stack.enter_context(tqdm(total=n_rows, desc=_name(analysis), unit="step", delay=1, disable=None))
+        name = getattr(analysis, "__name__", None)
+        progress = stack.enter_context(tqdm(total=n_rows, desc=name, unit="step", delay=1, disable=None))
         for start, stop, outcome in ended:
             joined.take(start, stop, outcome)
             progress.update(stop - start)
@@ -149,12 +151,6 @@ def _failure(analysis: Callable, options: dict) -> float | None:
             failure = options.get("failure", parameter.default)
             return failure if isinstance(failure, float | int) else None
     return None
-
-
-def _name(analysis: Callable) -> str:
-    while isinstance(analysis, functools.partial):
-        analysis = analysis.func
-    return getattr(analysis, "__name__", type(analysis).__name__)
 
 
 def _rows_per_task(checkpoints: xr.Dataset, n_workers: int) -> int:

@@ -93,24 +93,27 @@ class Joined:
 
     def _fit(self, part: xr.Dataset) -> None:
         """Begin with the first part; of others only the rows may differ."""
+        part = part.isel(step=[])
+        part.attrs |= {name: self.attrs[name] for name in self.attrs if name in part.attrs}
         if self.template is None:
-            self.template = part.isel(step=[])
+            self.template = part
             self.results = self._begin()
-        for name in {*self.template.variables, *part.variables} - {"step"}:
-            one, other = self.template.variables.get(name), part.variables.get(name)
-            if one is None or other is None or not one.equals(other.isel({"step": []} if "step" in other.dims else {})):
-                raise ValueError(
-                    f"{name} depends on which checkpoints a task holds; give the analysis the option that fixes it"
-                )
+        known, found = _constant(self.template), _constant(part)
+        names = sorted(name for name in {*known, *found} if not _same(known.get(name), found.get(name)))
+        if names:
+            raise ValueError(
+                f"{' and '.join(names)} must not depend on which checkpoints a task holds; give the analysis the "
+                "option that fixes it, or leave it out"
+            )
 
     def _begin(self) -> RowsInMemory | RowsInFile:
-        attrs = self.template.attrs | {name: self.attrs[name] for name in self.attrs if name in self.template.attrs}
         constants = {name: v for name, v in self.template.variables.items() if "step" not in v.dims}
         coords = {"step": self.step} | dict(sorted(constants.items(), key=lambda item: item[1].dims != (item[0],)))
         if self.out is None:
-            return RowsInMemory(coords, attrs)
+            return RowsInMemory(coords, self.template.attrs)
         extra = [name for name in self.template.coords if name not in self.template.dims]
-        results = RowsInFile(self.out, coords, attrs | ({"coordinates": " ".join(extra)} if extra else {}))
+        attrs = self.template.attrs | ({"coordinates": " ".join(extra)} if extra else {})
+        results = RowsInFile(self.out, coords, attrs)
         if results.n_rows:  # of a call before, perhaps of another objective
             results.start_over()
         return results
@@ -131,6 +134,15 @@ class Joined:
             "crossing": (names[:2], np.isfinite(previous_mode) & (previous_mode != np.arange(vectors.shape[1]))),
         }
         return columns | {name: xr.Variable(*column, columns[name].attrs) for name, column in followed.items()}
+
+
+def _constant(part: xr.Dataset) -> dict[str, xr.Variable]:
+    attrs = {f"attribute {name}": xr.Variable((), 0, {name: value}) for name, value in part.attrs.items()}
+    return {**part.variables, **attrs}
+
+
+def _same(one: xr.Variable | None, other: xr.Variable | None) -> bool:
+    return one is not None and other is not None and one.identical(other)
 
 
 def _columns(part: xr.Dataset) -> Columns:

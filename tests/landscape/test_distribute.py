@@ -4,17 +4,20 @@ import copy
 import io
 import logging
 import os
+import re
 import signal
 import sys
 import threading
-import time
 import warnings
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
 
+import landscape
 from landscape import (
     Objective,
     RunWriter,
@@ -22,10 +25,11 @@ from landscape import (
     load_dataset,
     map_checkpoints,
     open_run,
+    spectral_density,
     top_eigenpairs,
     valley_width,
 )
-from landscape.cluster import Failure, connected
+from landscape.cluster import Failure, connected, outcomes
 from landscape.joined import Joined
 
 dask = pytest.importorskip("dask")
@@ -54,6 +58,7 @@ def client():
         patched.setattr("landscape.cluster.ALLOWED_DEATHS", 0)
         patched.setattr("dask.system.CPU_COUNT", 2)
         with connected(None, 2) as client:
+            assert all(client.run(lambda: signal.getsignal(signal.SIGINT) == signal.SIG_IGN).values())
             yield client
             assert not client.futures  # no call left anything behind
 
@@ -124,24 +129,31 @@ def test_the_result_is_that_of_the_plain_call(client, descent, path, pairs, anal
     assert "failed_steps" not in found.attrs
 
 
-def test_without_a_client_processes_are_started_and_ended_and_one_that_dies_is_replaced(
-    descent, path, pairs, tmp_path, monkeypatch, capfd
+def test_the_code_of_the_readme_runs_on_processes_of_its_own_and_one_that_dies_is_replaced(
+    descent, path, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("dask.system.CPU_COUNT", 2)
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"```py\n(.*?map_checkpoints.*?)```", readme, flags=re.DOTALL)
+    pids = tmp_path / "pids"
+    pids.mkdir()
 
     def die_once():
-        first = not os.listdir(tmp_path)
-        (tmp_path / str(os.getpid())).touch()
+        first = not os.listdir(pids)
+        (pids / str(os.getpid())).touch()
         if first:
-            os.kill(os.getpid(), signal.SIGKILL)
+            kill_this_process()
 
-    objective = poisoned(descent.objective, die_once)
-    found = map_checkpoints(top_eigenpairs, objective, path, k=3, tol=1e-8, rows_per_task=2)
-    assert_equal(found, pairs)
-    processes = [int(name) for name in os.listdir(tmp_path)]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("dask.system.CPU_COUNT", 2)
+    run, objective = SimpleNamespace(checkpoints=path), poisoned(descent.objective, die_once)
+    variables = {"__name__": "__main__", "landscape": landscape, "objective": objective, "run": run}
+    exec(compile(code, "README.md", "exec"), variables)
+    assert variables["failed"] == []
+    assert_equal(variables["eigs"].load(), top_eigenpairs(descent.objective, path, k=3))
+    variables["eigs"].close()
+    processes = [int(name) for name in os.listdir(pids)]
     assert len(processes) == 2
     assert not any(psutil.pid_exists(pid) for pid in processes)
-    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("strike", [kill_this_process, raise_an_error])
@@ -177,52 +189,47 @@ def test_a_bad_checkpoint_is_nan_and_named_and_the_others_are_complete(client, d
 
 def test_a_run_file_is_read_by_the_workers_themselves(client, descent, path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # the workers stand elsewhere
-    layout = descent.objective.layout
-    with RunWriter("run.h5", layout, history={"loss": {}}, attrs=path.attrs, block_rows=2) as writer:
-        for step, params in zip(path.step.values, path.params.values, strict=True):
-            for between in range(10):
-                writer.append(int(step) + between, None if between else torch.from_numpy(params), loss=0.0)
-        writer.finish()
 
     def inspect(objective, checkpoints):
         in_memory = checkpoints.params.variable._in_memory
         sums, pid = checkpoints.params.sum("param"), ("step", [os.getpid()] * checkpoints.sizes["step"])
         return xr.Dataset({"sum": sums, "pid": pid, "in_memory": ("step", [in_memory] * checkpoints.sizes["step"])})
 
+    def check(n_rows):
+        with open_run("run.h5") as run:
+            found = map_checkpoints(inspect, descent.objective, run.checkpoints, client=client, rows_per_task=1)
+        np.testing.assert_allclose(found["sum"], path.params[:n_rows].sum("param"))
+        assert not found.in_memory.any()
+        assert os.getpid() not in found.pid
+
     def open_files():
         return [file.path for file in psutil.Process().open_files() if file.path.endswith("run.h5")]
 
-    with open_run("run.h5") as run:
-        found = map_checkpoints(inspect, descent.objective, run.checkpoints, client=client, rows_per_task=1)
-    np.testing.assert_allclose(found["sum"], path.params.sum("param"))
-    assert not found.in_memory.any()
-    assert os.getpid() not in found.pid
+    layout = descent.objective.layout
+    with RunWriter("run.h5", layout, history={"loss": {}}, attrs=path.attrs, block_rows=2) as writer:
+        for step, params in zip(path.step.values, path.params.values, strict=True):
+            for between in range(10):
+                writer.append(int(step) + between, None if between else torch.from_numpy(params), loss=0.0)
+            if step == 30:
+                check(n_rows=4)
+        writer.finish()
+    check(n_rows=7)
     assert not any(client.run(open_files).values())
 
 
-def test_rows_that_end_late_are_written_in_their_place(client, descent, path, tmp_path, monkeypatch):
-    def late(objective, checkpoints):
+def test_a_result_of_any_form_comes_back_and_is_stored(client, descent, path, tmp_path):
+    def unusual(objective, checkpoints):
         step = checkpoints.step
-        time.sleep(0.5 * (step.values[0] == 0))
         coords = {"step": step, "half": step / 2, "mode": [0, 1], "unit": 3.0, "scale": ("mode", [1.0, 2.0])}
         values = {"x": (("mode", "step"), np.stack([step, -step])), "constant": ("place", [5, 6, 7])}
         return xr.Dataset(values, coords, {"note": None}).set_coords("half")
 
-    expected = late(descent.objective, path).transpose("step", ...)
-    found = map_checkpoints(late, descent.objective, path, client=client, rows_per_task=1)
-    xr.testing.assert_identical(found, expected.assign_coords(step=path.step))
-    take, waiting = Joined.take, []
-
-    def counted(self, *outcome):
-        take(self, *outcome)
-        waiting.append(len(self.ready))
-
-    monkeypatch.setattr(Joined, "take", counted)
-    monkeypatch.setattr("landscape.distribute.AHEAD", 1)  # for each of two workers
-    written = map_checkpoints(late, descent.objective, path, client=client, rows_per_task=1, out=tmp_path / "late.h5")
-    assert max(waiting) == 1
-    xr.testing.assert_identical(written.load(), found)
-    written.close()
+    expected = unusual(descent.objective, path).transpose("step", ...).assign_coords(step=path.step)
+    found = map_checkpoints(unusual, descent.objective, path, client=client, rows_per_task=2)
+    xr.testing.assert_identical(found, expected)
+    out = tmp_path / "unusual.h5"
+    with map_checkpoints(unusual, descent.objective, path, client=client, rows_per_task=1, out=out) as written:
+        xr.testing.assert_identical(written.load(), expected)
 
 
 def test_a_worker_of_many_threads_runs_one_task_at_a_time_on_one_thread_of_torch(descent, path, monkeypatch):
@@ -231,9 +238,8 @@ def test_a_worker_of_many_threads_runs_one_task_at_a_time_on_one_thread_of_torch
             return True
 
     def task(objective, checkpoints):
-        seen = {"n_threads": torch.get_num_threads(), "on_terminal": sys.stderr.isatty(), "start": time.monotonic()}
-        time.sleep(0.03)
-        seen["end"] = time.monotonic()
+        alone = landscape.cluster._ONE_AT_A_TIME.locked()
+        seen = {"n_threads": torch.get_num_threads(), "on_terminal": sys.stderr.isatty(), "alone": alone}
         return xr.Dataset({name: ("step", [value]) for name, value in seen.items()}, {"step": checkpoints.step})
 
     options = {"dashboard_address": ":0", "silence_logs": logging.CRITICAL, "set_as_default": False}
@@ -242,31 +248,99 @@ def test_a_worker_of_many_threads_runs_one_task_at_a_time_on_one_thread_of_torch
     try:
         with distributed.Client(processes=False, n_workers=1, threads_per_worker=4, **options) as client:
             monkeypatch.setattr(sys, "stderr", Terminal())
-            found = map_checkpoints(task, descent.objective, path, client=client, rows_per_task=1).sortby("start")
+            found = map_checkpoints(task, descent.objective, path, client=client, rows_per_task=1)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(n_threads)
-    assert (found.start[1:].values >= found.end[:-1].values).all()
+    assert found.alone.all()
     assert (found.n_threads == 1).all()
     assert not found.on_terminal.any()  # no progress bars of tasks
 
 
-def test_bad_rows_that_end_first_do_not_end_the_call(client, descent, path, tmp_path, monkeypatch):
+class InTurn:
+    """A client of two workers and its as_completed in one; `which` of the tasks in flight ends next, 0 or −1."""
+
+    loop, status = None, "running"
+
+    def __init__(self, behave, which):
+        self.behave, self.which, self.in_flight, self.n_ended = behave, which, [], 0
+
+    def nthreads(self):
+        return {"one": 1, "two": 1}
+
+    def submit(self, function, objective, task=None, *, pure):
+        client = self
+
+        class Task:
+            rows = range(*cloudpickle.loads(task)) if task else None
+
+            def result(self):
+                client.n_ended += 1
+                return client.behave(self.rows, [other.rows for other in client.in_flight])
+
+            def release(self):
+                pass
+
+        return Task()
+
+    def add(self, task):
+        self.in_flight.append(task)
+
+    def __next__(self):
+        return self.in_flight.pop(self.which)
+
+    def cancel(self, tasks):
+        pass
+
+
+@pytest.fixture
+def in_turn(monkeypatch):
+    """`in_turn(behave, n_rows, size, which, ahead)`: the client, and the Failure or None of each part as they end."""
+
+    def run(behave, n_rows, size, which=0, ahead=np.inf):
+        client = InTurn(behave, which)
+        monkeypatch.setattr("distributed.as_completed", lambda loop: client)
+        return client, outcomes(client, None, lambda start, stop: (start, stop), n_rows, size, ahead)
+
+    return run
+
+
+@pytest.mark.parametrize("which", [0, -1])
+def test_a_row_that_kills_is_found_whatever_ran_beside_it(in_turn, which):
+    def behave(rows, beside):
+        if any(killer in part for part in [rows, *beside] for killer in (5, 9)):
+            raise distributed.KilledWorker("task", None, 0)
+
+    _, ended = in_turn(behave, 12, 2, which)
+    failures = {start: outcome for start, _, outcome in ended if outcome}
+    assert failures.keys() == {5, 9}
+    assert "its worker died" in str(failures[5].error)
+
+
+def test_bad_rows_that_end_first_do_not_end_the_call(in_turn, monkeypatch):
     monkeypatch.setattr("landscape.cluster.PATIENCE", 1)
+    _, ended = in_turn(lambda rows, _: Failure(ArithmeticError()) if rows[-1] > 3 else None, 7, 4, which=-1)
+    assert [(start, stop, outcome is None) for start, stop, outcome in ended] == [
+        (6, 7, False), (5, 6, False), (4, 5, False), (0, 4, True),
+    ]  # fmt: skip
 
-    def late_where_good(objective, checkpoints):
-        if checkpoints.step[0] < 20:
-            (tmp_path / str(time.monotonic_ns())).touch()
-            raise_an_error()
-        deadline = time.monotonic() + 5
-        while len(os.listdir(tmp_path)) < 3 and time.monotonic() < deadline:  # a task and two rows of it failed
-            time.sleep(0.01)
-        time.sleep(0.1)
-        return xr.Dataset({"x": checkpoints.step * 2.0})
 
-    with pytest.warns(UserWarning, match=r"^2 of 7 checkpoints failed, .* \(steps 0, 10\); the first: ArithmeticError"):
-        found = map_checkpoints(late_where_good, descent.objective, path, client=client, rows_per_task=4)
-    np.testing.assert_array_equal(found.x, [np.nan, np.nan, 40, 60, 80, 100, 120])
+def test_a_call_whose_first_rows_all_fail_ends(in_turn):
+    client, ended = in_turn(lambda *_: Failure(ArithmeticError("poison")), 1000, 10)
+    with pytest.raises(ArithmeticError, match="poison"):
+        list(ended)
+    assert client.n_ended == 4 + 8  # as many tasks as two workers take, then rows
+
+
+def test_no_task_begins_far_beyond_a_row_that_has_not_ended(in_turn):
+    beyond = []
+
+    def behave(rows, beside):
+        beyond.append(max(part[0] for part in [rows, *beside]) - min(part[0] for part in [rows, *beside]))
+
+    _, ended = in_turn(behave, 40, 2, which=-1, ahead=6)
+    assert sum(stop - start for start, stop, _ in ended) == 40
+    assert max(beyond) == 4
 
 
 def test_what_the_analysis_warns_of_is_said_once(client, descent, path):
@@ -279,8 +353,7 @@ def test_what_the_analysis_warns_of_is_said_once(client, descent, path):
 
 
 def test_an_interrupt_cancels_what_runs_and_leaves_what_is_written(client, descent, path, tmp_path, monkeypatch):
-    def slow(objective, checkpoints):
-        time.sleep(0.3)
+    def double(objective, checkpoints):
         return xr.Dataset({"x": checkpoints.step * 2.0})
 
     take = Joined.take
@@ -292,11 +365,11 @@ def test_an_interrupt_cancels_what_runs_and_leaves_what_is_written(client, desce
 
     monkeypatch.setattr(Joined, "take", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        map_checkpoints(slow, descent.objective, path, client=client, rows_per_task=1, out=tmp_path / "x.h5")
+        map_checkpoints(double, descent.objective, path, client=client, rows_per_task=1, out=tmp_path / "x.h5")
     assert os.listdir(tmp_path) == ["x.h5.part"]
     assert not client.futures
     monkeypatch.undo()
-    found = map_checkpoints(slow, descent.objective, path, client=client, rows_per_task=2, out=tmp_path / "x.h5")
+    found = map_checkpoints(double, descent.objective, path, client=client, rows_per_task=2, out=tmp_path / "x.h5")
     np.testing.assert_array_equal(found.x, path.step * 2.0)
     found.close()
 
@@ -329,26 +402,33 @@ def test_bad_input_is_refused_with_one_clear_error(client, descent, path, pairs,
         call(lambda objective, checkpoints: 3)
     with pytest.raises(ValueError, match="must return a row for each checkpoint: it was given steps"):
         call(lambda objective, checkpoints: xr.Dataset({"x": checkpoints.step[:-1]}), rows_per_task=2)
-    with pytest.raises(ValueError, match="grid depends on which checkpoints a task holds"):
+    with pytest.raises(
+        ValueError, match=r"^attribute width and eigenvalue must not depend on which checkpoints a task"
+    ):
+        call(spectral_density, n_vectors=1, n_lanczos=3)
+    with pytest.raises(ValueError, match=r"^attribute width must not depend"):
+        call(spectral_density, n_vectors=1, n_lanczos=3, grid=[0.0, 1.0, 2.0])
+    with pytest.raises(ValueError, match=r"^grid must not depend"):
         call(lambda _, checkpoints: xr.Dataset({"x": checkpoints.step}, {"grid": [checkpoints.step.values[0]]}))
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(ImportError, match=r"needs dask.distributed: pip install 'dynloss-landscape\[cluster\]'"):
         call(top_eigenpairs)
 
 
-def test_eigenpairs_joined_in_any_order_are_followed_over_the_gaps(descent, path):
+def test_eigenpairs_joined_in_any_order_are_followed_over_the_gaps(descent, path, tmp_path):
     expected = top_eigenpairs(descent.objective, path, k=4, certify=False, batch_rows=1)
     assert (expected.overlap < 0.9).any()
     rng = np.random.default_rng(1)
-    for _ in range(20):
+    for out in [None] * 10 + [tmp_path / "eigs.h5"] * 3:
         signs = xr.DataArray(rng.choice([-1.0, 1.0], size=(7, 4)), dims=("step", "mode"))
         parts = [expected.isel(step=slice(row, row + 1)) for row in range(7)]
         parts = [part.assign(eigenvector=part.eigenvector * signs[row]) for row, part in enumerate(parts)]
-        joined = Joined(path.step, None, None, {})
+        joined = Joined(path.step, out, None, {})
         first = expected.eigenvector[0] * signs[0]
         for row in rng.permutation(7):
             joined.take(row, row + 1, (parts[row], []))
-        found = joined.finish()
+        with joined.finish() as found:
+            found.load()
         np.testing.assert_array_equal(found.previous_mode, expected.previous_mode)
         np.testing.assert_array_equal(found.crossing, expected.crossing)
         np.testing.assert_allclose(found.eigenvector[0], first)
