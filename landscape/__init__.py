@@ -11,6 +11,12 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "run": ["Run", "RunFormatError", "RunWriter", "open_run"],
         "hessian": ["top_eigenpairs"],
         "spectrum": ["hessian_trace", "spectral_density"],
+        "directions": [
+            "eigenvector_directions",
+            "interpolation_directions",
+            "pca_directions",
+            "random_directions",
+        ],
         "slices": ["plane_slice", "project", "reweight"],
         "gradient": ["gradient_decomposition", "motion"],
         "valley": ["valley_width"],
