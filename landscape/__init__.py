@@ -20,6 +20,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "slices": ["plane_slice", "project", "reweight"],
         "gradient": ["gradient_decomposition", "motion"],
         "loss_change": ["loss_change"],
+        "sharpness": ["sharpness"],
         "valley": ["valley_width"],
         "bifurcation": ["bifurcation_diagram", "find_onsets"],
         "dynamics": ["onset_curvature", "replay"],
