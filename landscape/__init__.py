@@ -22,6 +22,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "valley": ["valley_width"],
         "bifurcation": ["bifurcation_diagram", "find_onsets"],
         "dynamics": ["onset_curvature", "replay"],
+        "distribute": ["map_checkpoints"],
         "stability": ["stability_threshold"],
         "verification": ["verify"],
     },

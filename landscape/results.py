@@ -26,7 +26,7 @@ class RowsInMemory:
     Parameters
     ----------
     coords : mapping
-        Coordinates of the Dataset, that of all rows, `step`, among them.
+        Coordinates of the Dataset, that of all rows, `step`, among them; each after those of its dims.
     attrs : mapping
         Its attributes.
     """
@@ -42,14 +42,14 @@ class RowsInMemory:
     def close(self) -> None:
         """Nothing is open."""
 
-    def finish(self) -> xr.Dataset:
-        """All rows."""
+    def finish(self, **attrs) -> xr.Dataset:
+        """All rows, with further attributes."""
         first = self.parts[0]
         joined = {
             name: (column.dims, np.concatenate([part[name].values for part in self.parts]), column.attrs)
             for name, column in first.items()
         }
-        return xr.Dataset(joined, self.coords, self.attrs)
+        return xr.Dataset(joined, self.coords, self.attrs | attrs)
 
 
 class RowsInFile:
@@ -104,7 +104,11 @@ class RowsInFile:
         file = h5py.File(self.part, "w", track_order=True)
         write_attrs(file, self.attrs | {COMPUTATION: self.computation})
         for name, values in self.coords.items():
-            add_variable(file, name, (name,), np.asarray(values), attrs=getattr(values, "attrs", None))
+            values = values if isinstance(values, xr.Variable | xr.DataArray) else xr.Variable((name,), values)
+            for dim, size in zip(values.dims, values.shape, strict=True):
+                if dim != name and dim not in file:
+                    add_dimension(file, dim, size)
+            add_variable(file, name, values.dims, values.values, attrs=values.attrs)
         return file
 
     def start_over(self) -> None:
@@ -142,8 +146,10 @@ class RowsInFile:
         """Leave what is written for another time."""
         self.file.close()
 
-    def finish(self) -> xr.Dataset:
-        """All rows, read from the file when they are used."""
+    def finish(self, **attrs) -> xr.Dataset:
+        """All rows, with further attributes, read from the file when they are used."""
+        if attrs:
+            write_attrs(self.file, self.attrs | attrs)
         del self.file.attrs[COMPUTATION], self.file[N_ROWS]
         self.file.close()
         os.replace(self.part, self.path)
