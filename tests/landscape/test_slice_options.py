@@ -172,7 +172,7 @@ def test_random_directions_keep_their_lengths_and_a_plane_by_lengths_is_li_and_o
     plane = plane_slice(descent.objective, center, drawn, half_width=widths, n_points=3)
     np.testing.assert_allclose(plane.length, drawn.length)
     assert plane.attrs["orthogonalised"] == 1
-    assert plane.alpha.attrs["long_name"] == "Distance along random 1"
+    assert plane.alpha.attrs["long_name"] == "Distance along d1"
     moved = center.params.values + drawn.direction.values[0]
     assert float(plane.loss[2, 1]) == pytest.approx(float(descent.objective.loss(moved, 20)), rel=1e-12)
 
@@ -193,7 +193,7 @@ def test_a_line_between_two_checkpoints_ends_at_their_losses(descent, center):
     line = line_slice(descent.objective, center, between, half_width=half, n_points=5, step=7)
     expected = [float(descent.objective.loss(p, 7)) for p in ends.params.values]
     np.testing.assert_allclose(line.loss[[0, -1]], expected, rtol=1e-10)
-    assert line.alpha.attrs["long_name"] == "Distance along from checkpoint 1 to 2"
+    assert line.alpha.attrs["long_name"] == "Distance along the line 1 to 2"
 
 
 def test_several_runs_on_one_plane(descent, center):
