@@ -119,7 +119,7 @@ def random_directions(
             "no parameter would move: all tensors have one axis (with_biases=True moves them), or are zero"
         )
     attrs = {"kind": "random", "normalisation": normalisation, "with_biases": int(with_biases), "seed": seed}
-    return _directions(directions, [f"random {i + 1}" for i in range(n_axes)], attrs)
+    return _directions(directions, [f"d{i + 1}" for i in range(n_axes)], attrs)
 
 
 def pca_directions(checkpoints: xr.Dataset, n_axes: int = 2, *, center: str = "mean") -> xr.Dataset:
@@ -161,7 +161,7 @@ def pca_directions(checkpoints: xr.Dataset, n_axes: int = 2, *, center: str = "m
         raise ValueError(f"the states scatter along fewer than {n_axes} directions; ask for fewer n_axes")
     vectors *= np.sign(np.take_along_axis(vectors, np.abs(vectors).argmax(1)[:, None], 1))
     extra = {"explained_variance": ("axis", variances[:n_axes] / total), "center": ("param", middle)}
-    names = [f"principal axis {i + 1}" for i in range(n_axes)]
+    names = [f"PC {i + 1}" for i in range(n_axes)]
     return _directions(vectors, names, {"kind": "pca", "pca_center": center}, **extra)
 
 
@@ -202,7 +202,7 @@ def interpolation_directions(checkpoints: xr.Dataset) -> xr.Dataset:
         "point": (("point", "axis"), (states - middle) @ vectors.T),
         "distance": ("axis", distances),
     }
-    names = [f"from checkpoint 1 to {i + 2}" for i in range(n_points - 1)]
+    names = ["the line 1 to 2", "its normal to 3"][: n_points - 1]
     return _directions(vectors, names, {"kind": "interpolation"}, **extra)
 
 

@@ -225,6 +225,26 @@ class Objective:
         with torch.no_grad():
             return sum(weight * terms(self.outputs(params, x), y) for x, y, weight in self._weighted_batches())
 
+    def accuracy(self, params) -> torch.Tensor:
+        """Share of the samples whose largest output is that of their target, (E,), for params (E, n) or (n,).
+
+        Raises
+        ------
+        ValueError
+            If the targets are not classes: one integer a sample.
+        """
+        params = self.as_params(params).reshape(-1, self.n_params)
+        total = 0.0
+        with torch.no_grad():
+            for x, y, weight in self._weighted_batches():
+                if y.is_floating_point() or y.ndim != 1:
+                    raise ValueError(
+                        f"accuracy needs one class a sample, got targets {y.dtype} of shape {tuple(y.shape)}"
+                    )
+                right = self.outputs(params, x).argmax(-1) == y
+                total = total + weight * right.to(self.dtype).mean(-1)
+        return total
+
     def value_and_gradient(self, params, step) -> tuple[torch.Tensor, torch.Tensor]:
         """Losses (E,) and gradients (E, n) for params (E, n); a scalar and (n,) for params (n,)."""
         params = self.as_params(params)

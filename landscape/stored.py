@@ -183,7 +183,7 @@ class FileHandle:
         return here
 
     def __getstate__(self):
-        return {"path": self.path}
+        return {"path": self.path.absolute()}
 
     def __setstate__(self, state):  # lazy variables travel to other processes by the path of their file
         self.__init__(state["path"])
