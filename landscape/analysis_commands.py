@@ -57,6 +57,7 @@ def _density(inputs: Inputs, options, out: Path):
 def _slice(inputs: Inputs, options, out: Path):
     checkpoint = inputs.one(options.step)
     n_axes, source = 1 if options.line else 2, None
+    steps = None if options.at is None else options.at.named()
     if options.directions == "random":
         directions = landscape.random_directions(
             checkpoint, n_axes, normalisation=options.normalisation, seed=options.seed, layout=inputs.objective.layout
@@ -71,7 +72,6 @@ def _slice(inputs: Inputs, options, out: Path):
         eigs, source = inputs.eigenpairs(at, max(modes) + 1, options.tol, options.eigs)
         directions = landscape.eigenvector_directions(eigs.isel(step=0), modes)
     function = landscape.line_slice if options.line else landscape.plane_slice
-    steps = None if options.at is None else options.at.named()
     found = function(
         inputs.objective,
         checkpoint,
@@ -151,9 +151,7 @@ ANALYSES = {
             "density of all eigenvalues of the Hessian",
             {"steps": None, "n_vectors": 10, "n_lanczos": 80, "seed": 0},
             _density,
-            lambda spectrum: (
-                f"Ritz values {words.span(spectrum.node)}; density up to {float(spectrum.density.max()):.4g}"
-            ),
+            lambda spectrum: f"Ritz values {float(spectrum.node.min()):.4g} … {float(spectrum.node.max()):.4g}",
         ),
         Analysis(
             "slice",

@@ -108,8 +108,9 @@ class Inputs:
     @cached_property
     def objective(self):
         """F(θ, t), by the run's producer or by the user's own function."""
+        checkpoints = self.checkpoints  # first, as without any there is nothing to evaluate
         if self._objective is not None:
-            return _call(self._objective, self.checkpoints if self.run is None else self.run)
+            return _call(self._objective, checkpoints if self.run is None else self.run)
         if self.run is None:
             raise ValueError(
                 f"{self.path} is a Dataset, no run: say what the loss is with --objective FILE.py:function"
@@ -159,6 +160,7 @@ class Inputs:
         """
         import landscape
 
+        checkpoints = self.at(steps)  # first, so that a step without a checkpoint is named as such
         if file is not None:
             pairs = landscape.load_dataset(file, lazy=True)
             self._files.append(pairs)
@@ -173,7 +175,7 @@ class Inputs:
             pairs, source = self._recorded(steps, k), "recorded in the run"
             if pairs is None:
                 k = 2 if k is None else k
-                pairs = landscape.top_eigenpairs(self.objective, self.at(steps), k=k, tol=tol)
+                pairs = landscape.top_eigenpairs(self.objective, checkpoints, k=k, tol=tol)
                 source = f"computed, k = {k}, tol = {tol:g}"
         return (pairs if k is None else pairs.isel(mode=slice(k))), source
 
