@@ -197,7 +197,7 @@ DEFINITIONS = {
         _largest_eigenvalue,
         ("tol", "seed"),
         {
-            "long_name": "Largest eigenvalue of the Hessian",
+            "long_name": "Largest eigenvalue",
             "formula": "λ_1 of ∇²F(θ_t, t)",
             "source": "Cohen et al. 2021, arXiv 2103.00065",
         },
@@ -215,7 +215,7 @@ DEFINITIONS = {
         _keskar,
         ("epsilon", "seed"),
         {
-            "long_name": "Sharpness in a box, at least",
+            "long_name": "Box sharpness",
             "units": "%",
             "formula": "100 · (max F(θ + y) − F(θ)) / (1 + F(θ)), |y_i| ≤ ε (|θ_i| + 1); a lower bound by L-BFGS-B",
             "source": "Keskar et al. 2017, arXiv 1609.04836, metric 2.1",
@@ -227,7 +227,7 @@ DEFINITIONS = {
         _sam,
         ("radius",),
         {
-            "long_name": "Sharpness one step uphill",
+            "long_name": "One-step sharpness",
             "formula": "F(θ + ρ g/‖g‖) − F(θ), g = ∇F(θ)",
             "source": "Foret et al. 2021, arXiv 2010.01412",
         },

@@ -14,6 +14,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "eigenvalues": ["plot_eigenvalues"],
         "spectrum": ["plot_spectral_density"],
         "gradient": ["plot_gradient_decomposition"],
+        "loss_change": ["plot_loss_change"],
+        "sharpness": ["plot_sharpness"],
         "valley": ["plot_valley_width"],
         "slices": ["plot_line_slice", "plot_path", "plot_plane_slice"],
         "runs": ["plot_runs"],

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import xarray as xr
 from matplotlib.colors import to_rgba
 
 import viz
+from viz.axes import log_axis
 from viz.bifurcation import PERIODS
 from viz.style import ONSET, THRESHOLD
 
@@ -130,6 +132,72 @@ def test_one_kind_of_gradient_panel_in_a_given_axes(grads, new_axes):
     ax = new_axes()
     assert viz.plot_gradient_decomposition(grads, ax, kind="norm") is ax
     assert ax.get_yscale() == "log"
+
+
+@pytest.mark.parametrize("vector", ["update", "displacement"])
+def test_decompositions_of_the_motion_are_named_as_such_and_begin_where_they_are_known(grads, vector, onsets, keep):
+    moved = grads.rename(gradient_norm=f"{vector}_norm")
+    for name in (f"{vector}_norm", "inside_norm", "bulk_norm", "dominant_fraction"):
+        moved[name][:4] = 0.0 if vector == "displacement" else np.nan
+    fraction, norm = keep(viz.plot_gradient_decomposition(moved, onsets=onsets))
+    assert vector in fraction.get_ylabel().lower()
+    assert vector in norm.get_ylabel().lower()
+    whole = drawn(norm, "whole").get_ydata()
+    np.testing.assert_array_equal(whole[4:], moved[f"{vector}_norm"][4:])
+    assert np.isnan(whole[:4]).all()  # neither unknown values nor zeros stand on a logarithmic axis
+    assert vertical_lines(norm) == ([12, 30] if vector == "displacement" else [30])
+    unknown = moved.where(moved.step > 99)
+    keep(viz.plot_gradient_decomposition(unknown[["component", *set(moved) - {"component"}]], kind="fraction"))
+
+
+def test_errors_of_components_are_bars_around_their_shares(grads, new_axes):
+    error = 0.1 * grads.gradient_norm * xr.ones_like(grads.component)
+    error[3, 1] = np.nan
+    ax = viz.plot_gradient_decomposition(grads.assign(component_error=error), new_axes())
+    first, second = ax.collections
+    share = np.abs(grads.component) / grads.gradient_norm
+    spans = np.array([segment[:, 1] for segment in first.get_segments()])
+    np.testing.assert_allclose(spans, np.clip(np.stack([share[:, 0] - 0.1, share[:, 0] + 0.1], axis=1), 0, 1))
+    at = [segment[0, 0] for segment in second.get_segments() if len(segment)]
+    assert at == np.delete(grads.step.values, 3).tolist()
+    assert not viz.plot_gradient_decomposition(grads, new_axes()).collections
+
+
+def test_loss_changes_are_dots_of_the_whole_and_its_parts(change, keep):
+    ax = keep(viz.plot_loss_change(change, scale="symlog", linear_within=1e-3))
+    for text, name in (("whole", "change"), ("by the motion", "motion_part"), ("by the moving landscape", "time_part")):
+        np.testing.assert_array_equal(drawn(ax, text).get_ydata(), change[name])
+        np.testing.assert_array_equal(drawn(ax, text).get_xdata(), change.step)
+    assert ax.get_yscale() == "symlog"
+
+
+def test_sharpness_has_a_panel_for_each_definition_with_its_error(sharp, new_axes, keep):
+    eigenvalue, sam, average = keep(viz.plot_sharpness(sharp))
+    assert [ax.get_ylabel() for ax in (eigenvalue, sam, average)] == [
+        "Largest eigenvalue", "One-step sharpness", "Average sharpness"
+    ]  # fmt: skip
+    hollow = [line.get_xydata() for line in eigenvalue.lines if line.get_markerfacecolor() == "white"]
+    np.testing.assert_array_equal(np.concatenate(hollow), [[20, sharp.largest_eigenvalue[2]]])
+    np.testing.assert_array_equal(sam.lines[0].get_ydata(), sharp.sam)
+    assert [ax.get_yscale() for ax in (eigenvalue, sam, average)] == ["linear", "log", "linear"]  # some are negative
+    spans = np.array([segment[:, 1] for segment in average.collections[0].get_segments()])
+    np.testing.assert_allclose(spans, np.stack([sharp.average - 0.02, sharp.average + 0.02], axis=1))
+    axes = new_axes(2)
+    given = viz.plot_sharpness(sharp, axes, variable=["sam", "average"], log=False)
+    assert list(given) == list(axes)
+    assert axes[0].get_yscale() == "linear"
+    with pytest.raises(ValueError, match="one axes for each of"):
+        viz.plot_sharpness(sharp, axes, variable=["sam"])
+
+
+def test_small_numbers_on_a_logarithmic_axis_are_digits_and_powers_of_ten(new_axes):
+    ax = new_axes()
+    ax.plot([0, 1], [2e-4, 7e-4])
+    log_axis(ax)
+    ax.figure.canvas.draw()
+    shown = [tick.get_text() for tick in ax.get_yticklabels(which="both") if tick.get_text()]
+    assert r"$4\times10^{-4}$" in shown
+    assert not any("^{-3." in text for text in shown)
 
 
 def test_valley_width_with_its_two_yardsticks(widths, keep):
