@@ -25,6 +25,8 @@ def fixed_point_multiplier(sharpness: float, threshold: float, attrs: Mapping) -
         return math.nan
     beta = float((attrs.get("beta1", 0.9) if attrs["optimizer"] == "adam" else attrs.get("momentum")) or 0.0)
     b = 1 + beta - 2 * (1 + beta) * sharpness / threshold
+    if beta == 0:  # the other root, 0, is of a state that does not exist
+        return b
     discriminant = b * b - 4 * beta
     return (b - math.sqrt(discriminant)) / 2 if discriminant > 0 else b / 2
 
