@@ -43,7 +43,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "type": Steps,
         "help": "steps to analyse: 100,200 or START:STOP:STRIDE, both ends included; default: all",
     },
-    "step": {"type": int, "help": "the checkpoint to begin at; default: the last"},
+    "step": {"type": int, "help": "the checkpoint to begin at; default: the last, of a replay --n-steps before it"},
     "at": {
         "type": Steps,
         "metavar": "STEPS",

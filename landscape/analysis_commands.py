@@ -109,8 +109,16 @@ def _attractor(inputs: Inputs, options, out: Path):
 
 
 def _lyapunov(inputs: Inputs, options, out: Path):
-    rate = options.learning_rate
-    dense = landscape.replay(inputs.objective, inputs.one(options.step), options.n_steps, learning_rate=rate)
+    if options.step is None:  # so that the replay ends about where the run does
+        saved = inputs.checkpoints.step.values
+        options.step = int(saved[max(0, (saved <= saved[-1] - options.n_steps).sum() - 1)])
+    dense = landscape.replay(
+        inputs.objective,
+        inputs.one(options.step),
+        options.n_steps,
+        learning_rate=options.learning_rate,
+        checkpoints=inputs.checkpoints,
+    )
     return landscape.lyapunov_exponents(inputs.objective, dense, options.k)
 
 
@@ -195,9 +203,7 @@ ANALYSES = {
             "Lyapunov exponents of the descent map along a run replayed from a checkpoint",
             {"step": None, "n_steps": 1000, "k": 2, "learning_rate": None},
             _lyapunov,
-            lambda found: (
-                f"finite-time exponents {', '.join(f'{x:.4g}' for x in found.finite_time_exponent.values)} a step"
-            ),
+            words.say_lyapunov,
         ),
     )
 }

@@ -67,3 +67,13 @@ def say_slice(found) -> str:
     lowest = loss.isel(loss.argmin(...))
     place = ", ".join(f"{axis} {float(lowest[axis]):.3g}" for axis in ("alpha", "beta") if axis in lowest.coords)
     return f"loss {span(found.loss.values)}, lowest at {place}"
+
+
+def say_lyapunov(found) -> str:
+    """Of `lyapunov_exponents` along a replay."""
+    exponents = ", ".join(f"{value:.4g}" for value in found.finite_time_exponent.values)
+    steps = found.step.values
+    text = f"finite-time exponents {exponents} a step, from step {steps[0]} to {steps[-1]}"
+    if not found.attrs.get("n_compared"):
+        return f"{text}; the replay met no saved state"
+    return f"{text}; saved states that the replay met differ by up to {found.attrs['largest_deviation']:.2g}"

@@ -21,6 +21,7 @@ from landscape.model_copy import (
 from landscape.params import ParamLayout
 from landscape.product_ways import Way
 from landscape.products import CurvatureProduct
+from landscape.reweighting import weighted_by_rows
 from landscape.self_check import self_check
 
 POINTS_PER_BATCH = 32
@@ -137,6 +138,16 @@ class Objective:
         """The same loss of the same model over other samples, as one batch; shares the model with this one."""
         other = copy.copy(self)
         other.batches = self._batches_of(inputs, targets, None)
+        return other
+
+    def reweighted(self, class_weights) -> Objective:
+        """The same class losses under given weights: at step s, Γ is row s of `class_weights` (row, class).
+
+        So the landscape at any amplitude, phase or mixture of classes is one objective, with the row as its "step".
+        The loss must have ``terms``. The model is shared with this objective, and closed forms stay closed forms.
+        """
+        other = copy.copy(self)
+        other.loss_fn = weighted_by_rows(self.loss_fn, class_weights)
         return other
 
     @property

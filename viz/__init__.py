@@ -10,7 +10,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "style": ["panel_letters", "style"],
         "history": ["plot_history"],
-        "bifurcation": ["plot_attractor_diagram", "plot_bifurcation_diagram"],
+        "bifurcation": ["plot_bifurcation_diagram"],
+        "attractor": ["plot_attractor_diagram"],
+        "lyapunov": ["plot_lyapunov_exponents"],
         "eigenvalues": ["plot_eigenvalues"],
         "spectrum": ["plot_spectral_density"],
         "gradient": ["plot_gradient_decomposition"],
