@@ -196,6 +196,35 @@ def test_slices_along_eigenvectors_random_directions_and_principal_axes(run_file
     np.testing.assert_allclose(drawn.direction[0] * random.length.values[0], random.direction[0])
 
 
+def test_attractors_at_the_phases_of_a_period_or_at_steps_named(run_file, opened, capsys):
+    run, objective = opened
+    short = ["--n-transient", 5, "--n-keep", 34]
+    found, text = result_of(capsys, "attractor", run_file, "--step", 60, "--at", "60:80:10", *short)
+    eigs = run.eigenpairs.sel(step=60)
+    expected = landscape.attractor_diagram(
+        objective, run.checkpoints.sel(step=60), steps=[60, 70, 80], eigs=eigs, n_transient=5, n_keep=34
+    )
+    np.testing.assert_allclose(found.projection, expected.projection, rtol=1e-9, atol=1e-9)
+    assert found.control.values.tolist() == [60, 70, 80]
+    assert "orbit periods, and how often: " in text
+    found, _ = result_of(capsys, "attractor", run_file, "--step", 60, *short, "--overwrite")
+    assert found.control.values.tolist() == list(range(60, 121))  # the period that the checkpoint is in
+
+
+def test_exponents_along_a_replay_that_ends_where_the_run_does(run_file, opened, capsys):
+    run, objective = opened
+    found, text = result_of(capsys, "lyapunov", run_file, "--n-steps", 25, "--k", 3)
+    dense = landscape.replay(objective, run.checkpoints.sel(step=90), 25)
+    expected = landscape.lyapunov_exponents(objective, dense, 3)
+    np.testing.assert_allclose(found.finite_time_exponent, expected.finite_time_exponent, rtol=1e-6)
+    assert "from step 90 to 115; saved states that the replay met differ by up to 0" in text
+    out = run_file.with_name("b.h5")
+    found, text = result_of(capsys, "lyapunov", run_file, "--step", 60, "--n-steps", 5, "--learning-rate", 0.1, "--out",
+                            out)  # fmt: skip
+    assert found.step.values.tolist() == list(range(60, 66))
+    assert "differ by up to 0;" not in text  # at another rate these are other states
+
+
 OWN = """
 import torch, landscape
 from companion import CURVATURE  # a file beside this one
