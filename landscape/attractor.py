@@ -232,18 +232,13 @@ def _curvature(part: _Control, midpoint: np.ndarray, tol: float) -> dict:
 
 
 def _periods(projection: np.ndarray, rtol: float, rounding: np.ndarray | float = 0.0) -> np.ndarray:
-    """Orbit period of each row; 1 for an orbit that is dying out, as it does on its way to a fixed point."""
+    """Orbit period of each row; 1 for what dies out steadily, as the approach to a fixed point does."""
     period = orbit_periods(projection, rtol, rounding)
-    updates = np.diff(projection, axis=1)
-    for row in np.flatnonzero(np.isfinite(period) & (period != 1)):
-        if p := int(period[row]):
-            n = updates.shape[1] // 2 // p * p
-            dies = updates[row, -n:].std() < 0.9 * updates[row, :n].std()
-        else:
-            spread = [quarter.std() for quarter in np.array_split(updates[row], 4)]
-            dies = (np.diff(spread) < 0).all() and spread[-1] < 0.5 * spread[0]
-        period[row] = 1 if dies else p
-    return period
+    spread = np.stack([part.std(axis=1) for part in np.array_split(np.diff(projection, axis=1), 4, axis=1)])
+    steadily = (spread[1:] < 0.95 * spread[:-1]).all(axis=0)
+    # Alternation that shrinks slowly looks like a two-cycle, and what shrinks quickly repeats at no shift.
+    dies = steadily & ((period == 2) | (period == 0) & (spread[-1] < 0.5 * spread[0]))
+    return np.where(dies, 1.0, period)
 
 
 def _dataset(columns: dict, control: _Control, checkpoint: xr.Dataset, attrs: dict) -> xr.Dataset:
@@ -258,11 +253,11 @@ def _dataset(columns: dict, control: _Control, checkpoint: xr.Dataset, attrs: di
     rate = {} if control.name == "learning_rate" else {"learning_rate": control.attrs["learning_rate"]}
     of_control = {
         "orbit_period": (columns["orbit_period"], "Period of the orbit", "updates"),
-        "eigenvalue": (columns["eigenvalue"], "Sharpness at the midpoint of the attractor", None),
+        "eigenvalue": (columns["eigenvalue"], "Sharpness on the attractor", None),
         "residual": (columns["residual"], "Relative residual of the eigenpair", None),
         "certified": (columns["certified"], "No larger eigenvalue is missing", None),
         "threshold": (control.thresholds, "Stability threshold", None),
-        "diverged": (diverged, "Iterates are not finite", None),
+        "diverged": (diverged, "An iterate is not finite", None),
     }
     frozen = xr.Dataset(
         {

@@ -188,8 +188,26 @@ def frozen():
             "projection": (("control", "iterate"), states),
             "loss": (("control", "iterate"), states**2),
             "orbit_period": ("control", [1.0, 2.0, 0.0]),
+            "eigenvalue": ("control", [1.5, 1.9, 2.2]),
+            "threshold": ("control", [2.0, 2.0, 2.5]),
         },
-        coords={"control": ("control", control, {"long_name": "phase"})},
+        coords={
+            "control": ("control", control, {"long_name": "phase"}),
+            "amplitude": ("control", [10.0, 30.0, 70.0]),
+            "step": 8700,
+        },
+    )
+
+
+@pytest.fixture
+def growth():
+    step = np.arange(8500, 8507)
+    exponent = np.stack([np.linspace(-0.2, 0.1, 7), np.linspace(-0.4, -0.1, 7)], axis=1)
+    exponent[0] = np.nan
+    exponent[3, 1] = -np.inf
+    return xr.Dataset(
+        {"exponent": (("step", "mode"), exponent, {"long_name": "Lyapunov exponent", "units": "1/step"})},
+        coords={"step": step, "mode": [0, 1]},
     )
 
 

@@ -22,6 +22,7 @@ PLOTS = {  # plot: (fixture, a variable that it cannot do without, who returns i
     "plot_line_slice": ("line", "loss", "landscape.line_slice"),
     "plot_bifurcation_diagram": ("live", "orbit_period", "landscape.bifurcation_diagram"),
     "plot_attractor_diagram": ("frozen", "orbit_period", "landscape.attractor_diagram"),
+    "plot_lyapunov_exponents": ("growth", "exponent", "landscape.lyapunov_exponents"),
     "plot_onsets": ("onsets", "onset_step", "landscape.find_onsets"),
     "plot_onset_curvature": ("curved", "threshold", "landscape.onset_curvature"),
 }
@@ -108,7 +109,7 @@ def test_a_single_selected_mode_is_refused_with_the_remedy(eigs):
         viz.plot_eigenvalues(eigs.isel(mode=0))
 
 
-def test_bad_options_name_what_is_allowed(eigs, grads, widths, live, plane, path, spectrum, change, sharp):
+def test_bad_options_name_what_is_allowed(eigs, grads, widths, live, plane, path, spectrum, change, sharp, frozen):
     for call, allowed in (
         (lambda: viz.plot_eigenvalues(eigs, modes=[2]), r"among \[0, 1\]"),
         (lambda: viz.plot_spectral_density(spectrum, steps=[0, 5]), r"among \[0, 1000, 2000\], got 5"),
@@ -118,6 +119,8 @@ def test_bad_options_name_what_is_allowed(eigs, grads, widths, live, plane, path
         (lambda: viz.plot_bifurcation_diagram(live, scale="log"), "symlog"),
         (lambda: viz.plot_loss_change(change, scale="log"), "symlog"),
         (lambda: viz.plot_sharpness(sharp, variable="flatness"), "among .*'keskar'"),
+        (lambda: viz.plot_attractor_diagram(frozen, variable="theta"), "projection, loss, eigenvalue, got 'theta'"),
+        (lambda: viz.plot_attractor_diagram(frozen, against="step"), "one of control, amplitude, got 'step'"),
         (lambda: viz.plot_plane_slice(plane, scale="symlog"), "log"),
         (lambda: viz.plot_path(path, color_by="loss"), "off_plane"),
     ):

@@ -275,6 +275,32 @@ def test_attractor_holds_every_iterate_at_its_control(frozen, keep):
     assert ax.get_xlabel() == "Phase"
 
 
+def test_attractor_against_another_coordinate_and_its_sharpness_beside_the_threshold(frozen, keep):
+    ax = keep(viz.plot_attractor_diagram(frozen, variable="eigenvalue", against="amplitude"))
+    points = np.concatenate([artist.get_xydata() for artist in ax.lines[:3]])
+    np.testing.assert_array_equal(points, [[10, 1.5], [30, 1.9], [70, 2.2]])
+    colors = [to_rgba(artist.get_color()) for artist in ax.lines[:3]]
+    assert colors == [to_rgba(PERIODS[kind]) for kind in ("period 1", "period 2", "aperiodic")]
+    threshold = drawn(ax, "stability threshold")
+    np.testing.assert_array_equal(threshold.get_xydata(), [[10, 2], [30, 2], [70, 2.5]])
+    assert threshold.is_dashed()
+    assert ax.get_xlabel() == "Amplitude"
+    bare = viz.plot_attractor_diagram(frozen.drop_vars("threshold"), variable="eigenvalue")
+    assert len(keep(bare).lines) == 3
+
+
+def test_exponents_are_lines_that_end_where_they_are_not_finite(growth, keep, new_axes):
+    ax = keep(viz.plot_lyapunov_exponents(growth))
+    for mode in (0, 1):
+        line = drawn(ax, rf"$\Lambda_{{{mode + 1}}}$")
+        np.testing.assert_array_equal(line.get_xydata(), np.stack([growth.step, growth.exponent[:, mode]], axis=1))
+    assert np.isfinite(ax.get_ylim()).all()
+    assert ax.get_ylabel() == "Lyapunov exponent\n(1/step)"
+    assert ax.lines[0].get_ydata() == [0, 0]
+    onsets = growth.isel(step=0, mode=0, drop=True).assign(onset_step=("onset", [8400, 8503]))
+    assert vertical_lines(viz.plot_lyapunov_exponents(growth, new_axes(), onsets=onsets)) == [8503]
+
+
 def test_onset_curvature_is_relative_to_the_threshold(curved, keep):
     ax = keep(viz.plot_onset_curvature(curved))
     np.testing.assert_allclose(drawn(ax, "midpoint").get_ydata(), [0.94, 0.96])
