@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from landscape.analysis_commands import ANALYSES
 from landscape.command_line import run_command
 
 COMMANDS = {
     "inspect": ("landscape.describe:main", "say what a run file or a Dataset file holds"),
     "verify": ("landscape.verification:main", "check run files: what is damaged, and what is still readable"),
+    **{name: (analysis, analysis.summary) for name, analysis in ANALYSES.items()},
 }
 
 

@@ -16,9 +16,9 @@ CONSECUTIVE = 20
 def bifurcation_diagram(signal: xr.DataArray, window: int = 64, *, rtol: float = 0.2) -> xr.Dataset:
     """Change of a signal from step to step, and the period of its orbit in a sliding window that ends at each step.
 
-    The orbit period is the smallest p in 1 … 16 with RMS(x_t − x_{t−p}) ≤ rtol · std over the window after its linear
-    trend is removed. What stays below the trend's change per step does not count either: such a signal still moves one
-    way, however it ripples. So 1 is smooth motion, or rest.
+    The orbit period is the smallest p in 1 … 16 for which x_t − x_{t−p} varies over the window by no more than
+    rtol · std, with std that of the signal after its linear trend is removed. What stays below the trend's change per
+    step does not count either: such a signal still moves one way, however it ripples. So 1 is smooth motion, or rest.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def bifurcation_diagram(signal: xr.DataArray, window: int = 64, *, rtol: float =
         whole = steps[window - 1 :] - steps[: 1 - window] == window - 1
         for start in range(0, len(windows), ROWS_PER_BATCH):
             part = slice(start, start + ROWS_PER_BATCH)
-            found = _orbit_periods(windows[part], rtol)
+            found = orbit_periods(windows[part], rtol)
             period[window - 1 :][part] = np.where(whole[part], found, np.nan)
     name = signal.attrs.get("long_name", signal.name or "signal")
     return xr.Dataset(
@@ -78,22 +78,23 @@ def bifurcation_diagram(signal: xr.DataArray, window: int = 64, *, rtol: float =
     )
 
 
-def _orbit_periods(windows: np.ndarray, rtol: float) -> np.ndarray:
-    """Orbit period of each row of `windows` (row, window)."""
+def orbit_periods(windows: np.ndarray, rtol: float, rounding: np.ndarray | float = 0.0) -> np.ndarray:
+    """Orbit period of each row of `windows` (row, window); variation up to `rounding`, (row,), counts as rest."""
     n_rows, length = windows.shape
     time = np.linspace(-1, 1, length)
     finite = np.isfinite(windows).all(axis=1)
     windows = np.where(finite[:, None], windows, 0.0)
     # A rise that rounding alone explains is none.
-    rounding = 8 * np.finfo(float).eps * np.abs(windows).max(axis=1)
+    rounding = rounding + 8 * np.finfo(float).eps * np.abs(windows).max(axis=1)
     centred = windows - windows.mean(axis=1, keepdims=True)
     slope = centred @ time / (time @ time)
     detrended = centred - np.outer(slope, time)
     limit = np.maximum(rtol * detrended.std(axis=1), np.abs(slope) * (time[1] - time[0])) + rounding
     period = np.zeros(n_rows)
     for p in range(length // 2, 0, -1):
-        rms = np.sqrt(np.mean((detrended[:, p:] - detrended[:, :-p]) ** 2, axis=1))
-        period = np.where(rms <= limit, p if p <= LONGEST_PERIOD else np.inf, period)
+        # About its mean, the trend over p steps: one fitted to a window that p does not divide would be off.
+        variation = (windows[:, p:] - windows[:, :-p]).std(axis=1)
+        period = np.where(variation <= limit, p if p <= LONGEST_PERIOD else np.inf, period)
     return np.where(finite, period, np.nan)
 
 

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import importlib
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+Commands = Mapping[str, tuple[str | Callable, str]]
+"""Command → (the function that takes its arguments, or "module:function"; what it does)."""
 
 
-def run_command(program: str, commands: Mapping[str, tuple[str, str]], argv: Sequence[str] | None = None) -> int:
+class Parser(argparse.ArgumentParser):
+    """Parses arguments; what is wrong with them is a ValueError, of one line."""
+
+    def error(self, message: str):
+        """Raise what `argparse` found wrong."""
+        raise ValueError(f"{message}; {self.prog} --help says more")
+
+
+def run_command(program: str, commands: Commands, argv: Sequence[str] | None = None) -> int:
     """Run one of `commands`; returns the exit status: 2 for bad input, with one line on stderr and no traceback.
 
     Parameters
@@ -18,9 +30,9 @@ def run_command(program: str, commands: Mapping[str, tuple[str, str]], argv: Seq
     program : str
         The package: ``python -m program COMMAND …``.
     commands : mapping
-        Command → (the function that takes its arguments, as "module:function"; what it does). A function takes the
-        list of arguments after the command and returns the exit status or None; bad input is raised as ValueError,
-        KeyError or OSError with one clear line. Its module is imported only when the command is called.
+        Command → (the function that takes its arguments, as "module:function" or itself; what it does). A function
+        takes the list of arguments after the command and returns the exit status or None; bad input is raised as
+        ValueError, KeyError or OSError with one clear line. A module is imported only when the command is called.
     argv : sequence of str, optional
         The arguments; those of the process by default.
     """
@@ -31,9 +43,14 @@ def run_command(program: str, commands: Mapping[str, tuple[str, str]], argv: Seq
     name, *rest = arguments
     if name not in commands:
         return _fail(program, f"there is no command {name!r}; choose from {', '.join(commands)}")
-    module, function = commands[name][0].split(":")
+    function = commands[name][0]
     try:
-        return getattr(importlib.import_module(module), function)(rest) or 0
+        if isinstance(function, str):
+            module, function = function.split(":")
+            function = getattr(importlib.import_module(module), function)
+        return function(rest) or 0
+    except SystemExit as stop:  # argparse has printed its help
+        return int(stop.code or 0)
     except BrokenPipeError:  # `… | head` has seen enough; nothing more must be written at exit
         sys.stdout = None
         return 0
@@ -66,7 +83,7 @@ def terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _help(program: str, commands: Mapping[str, tuple[str, str]]) -> str:
+def _help(program: str, commands: Commands) -> str:
     width = max(map(len, commands))
     lines = [f"usage: python -m {program} COMMAND …", "", "commands:"]
     lines += [f"  {name:<{width}}  {text}" for name, (_, text) in commands.items()]

@@ -21,6 +21,7 @@ from landscape.model_copy import (
 from landscape.params import ParamLayout
 from landscape.product_ways import Way
 from landscape.products import CurvatureProduct
+from landscape.reweighting import weighted_by_rows
 from landscape.self_check import self_check
 
 POINTS_PER_BATCH = 32
@@ -139,6 +140,16 @@ class Objective:
         other.batches = self._batches_of(inputs, targets, None)
         return other
 
+    def reweighted(self, class_weights) -> Objective:
+        """The same class losses under given weights: at step s, Γ is row s of `class_weights` (row, class).
+
+        So the landscape at any amplitude, phase or mixture of classes is one objective, with the row as its "step".
+        The loss must have ``terms``. The model is shared with this objective, and closed forms stay closed forms.
+        """
+        other = copy.copy(self)
+        other.loss_fn = weighted_by_rows(self.loss_fn, class_weights)
+        return other
+
     @property
     def n_params(self) -> int:
         """Length n of θ."""
@@ -224,6 +235,26 @@ class Objective:
         terms = vmap(self.loss_fn.terms, in_dims=(0, None))
         with torch.no_grad():
             return sum(weight * terms(self.outputs(params, x), y) for x, y, weight in self._weighted_batches())
+
+    def accuracy(self, params) -> torch.Tensor:
+        """Share of the samples whose largest output is that of their target, (E,), for params (E, n) or (n,).
+
+        Raises
+        ------
+        ValueError
+            If the targets are not classes: one integer a sample.
+        """
+        params = self.as_params(params).reshape(-1, self.n_params)
+        total = 0.0
+        with torch.no_grad():
+            for x, y, weight in self._weighted_batches():
+                if y.is_floating_point() or y.ndim != 1:
+                    raise ValueError(
+                        f"accuracy needs one class a sample, got targets {y.dtype} of shape {tuple(y.shape)}"
+                    )
+                right = self.outputs(params, x).argmax(-1) == y
+                total = total + weight * right.to(self.dtype).mean(-1)
+        return total
 
     def value_and_gradient(self, params, step) -> tuple[torch.Tensor, torch.Tensor]:
         """Losses (E,) and gradients (E, n) for params (E, n); a scalar and (n,) for params (n,)."""

@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 
 from landscape.hdf5 import load_dataset
-from landscape.netcdf import add_dimension, add_variable, to_json, write_attrs
+from landscape.netcdf import add_dimension, add_variable, dims_of, to_json, write_attrs, write_variable
 
 N_ROWS, COMPUTATION = "n_rows_written", "computation"
 
@@ -29,15 +29,17 @@ class RowsInMemory:
         Coordinates of the Dataset, that of all rows, `step`, among them; each after those of its dims.
     attrs : mapping
         Its attributes.
+    dim : str
+        The dim of which rows come; every variable has it.
     """
 
-    def __init__(self, coords: Mapping, attrs: Mapping):
-        self.coords, self.attrs, self.n_rows, self.parts = coords, dict(attrs), 0, []
+    def __init__(self, coords: Mapping, attrs: Mapping, dim: str = "step"):
+        self.coords, self.attrs, self.dim, self.n_rows, self.parts = coords, dict(attrs), dim, 0, []
 
     def write(self, columns: Columns) -> None:
         """Take the next rows."""
         self.parts.append(columns)
-        self.n_rows += len(next(iter(columns.values())))
+        self.n_rows += next(iter(columns.values())).sizes[self.dim]
 
     def close(self) -> None:
         """Nothing is open."""
@@ -45,10 +47,7 @@ class RowsInMemory:
     def finish(self, **attrs) -> xr.Dataset:
         """All rows, with further attributes."""
         first = self.parts[0]
-        joined = {
-            name: (column.dims, np.concatenate([part[name].values for part in self.parts]), column.attrs)
-            for name, column in first.items()
-        }
+        joined = {name: xr.Variable.concat([part[name] for part in self.parts], self.dim) for name in first}
         return xr.Dataset(joined, self.coords, self.attrs | attrs)
 
 
@@ -63,7 +62,7 @@ class RowsInFile:
     ----------
     path : str or path-like
         Where the Dataset will stand; an existing file there is replaced at the end.
-    coords, attrs : mapping
+    coords, attrs, dim
         As for `RowsInMemory`.
 
     Attributes
@@ -77,13 +76,12 @@ class RowsInFile:
         If the folder does not exist.
     """
 
-    def __init__(self, path: str | os.PathLike, coords: Mapping, attrs: Mapping):
-        self.path, self.coords, self.attrs = Path(path), coords, dict(attrs)
+    def __init__(self, path: str | os.PathLike, coords: Mapping, attrs: Mapping, dim: str = "step"):
+        self.path, self.coords, self.attrs, self.dim = Path(path), coords, dict(attrs), dim
         if not self.path.parent.is_dir():
             raise FileNotFoundError(f"the folder {self.path.parent} does not exist; create it first")
         self.part = self.path.with_name(f"{self.path.name}.part")
-        description = to_json([self.attrs, {name: np.asarray(values) for name, values in coords.items()}])
-        self.computation = hashlib.sha256(description.encode()).hexdigest()
+        self.computation = _fingerprint(self.attrs, coords)
         self.n_rows = 0
         self.file = self._interrupted() or self._new()
 
@@ -108,7 +106,7 @@ class RowsInFile:
             for dim, size in zip(values.dims, values.shape, strict=True):
                 if dim != name and dim not in file:
                     add_dimension(file, dim, size)
-            add_variable(file, name, values.dims, values.values, attrs=values.attrs)
+            write_variable(file, name, values.dims, values.values, values.attrs)
         return file
 
     def start_over(self) -> None:
@@ -117,28 +115,33 @@ class RowsInFile:
         self.file, self.n_rows = self._new(), 0
 
     def read(self, name: str, row: int) -> np.ndarray:
-        """A row that is written."""
-        return self.file[name][row]
+        """A row that is written, without the dim of which rows come."""
+        return self.file[name][(*self._before(dims_of(self.file[name])), row)]
 
     def write(self, columns: Columns) -> None:
         """Write the next rows."""
-        stop = self.n_rows + len(next(iter(columns.values())))
+        stop = self.n_rows + next(iter(columns.values())).sizes[self.dim]
         for name, column in columns.items():
             values = column.values.astype(np.int8) if column.dtype == bool else column.values
             if self.n_rows == 0:
                 self._create(name, column, values)
-            self.file[name][self.n_rows : stop] = values
+            self.file[name][(*self._before(column.dims), slice(self.n_rows, stop))] = values
         if self.n_rows == 0:
             self.file[N_ROWS] = 0
         self.file.flush()
         self.file[N_ROWS][()] = self.n_rows = stop
         self.file.flush()
 
+    def _before(self, dims: tuple[str, ...]) -> tuple[slice, ...]:
+        """All of the dims that stand before that of which rows come."""
+        return (slice(None),) * dims.index(self.dim)
+
     def _create(self, name: str, column: xr.Variable, values: np.ndarray) -> None:
         for dim, size in zip(column.dims, values.shape, strict=True):
             if dim not in self.file:
                 add_dimension(self.file, dim, size)
-        shape = (len(self.coords["step"]), *values.shape[1:])
+        n_rows = len(self.coords[self.dim])
+        shape = [n_rows if dim == self.dim else size for dim, size in zip(column.dims, values.shape, strict=True)]
         options = {"shape": shape, "dtype": values.dtype, "fill_time": "never"}
         add_variable(self.file, name, column.dims, attrs=column.attrs, **options)
 
@@ -154,3 +157,12 @@ class RowsInFile:
         self.file.close()
         os.replace(self.part, self.path)
         return load_dataset(self.path, lazy=True)
+
+
+def _fingerprint(attrs: Mapping, coords: Mapping) -> str:
+    """Hash of what is computed: attributes and coordinates."""
+    digest = hashlib.sha256(to_json(attrs).encode())
+    for name, values in coords.items():
+        values = np.ascontiguousarray(values)
+        digest.update(f"{name} {values.dtype} {values.shape}".encode() + values.tobytes())
+    return digest.hexdigest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 
 def stability_threshold(attrs: Mapping, *, preconditioned: bool = False, step: int | None = None) -> float:
@@ -51,3 +51,23 @@ def stability_threshold(attrs: Mapping, *, preconditioned: bool = False, step: i
         corrected = 1.0 if step is None else 1 - beta1 ** (step + 1)
         return (2 + 2 * beta1) / ((1 - beta1) * rate) * corrected
     return math.nan
+
+
+def descent_settings(
+    attrs: Mapping, learning_rate: float | None, caller: str, optimizers: Sequence[str] = ("gd",)
+) -> dict[str, float | str]:
+    """What `attrs` say of the optimiser (gradient descent where they name none), and η: `learning_rate` if given.
+
+    Raises
+    ------
+    ValueError
+        If it is none of the `optimizers` that `caller` knows, or no learning rate is known.
+    """
+    optimizer = attrs.get("optimizer", "gd")
+    if optimizer not in optimizers:
+        known = " or ".join(optimizers)
+        raise ValueError(f"{caller} knows {known} only, and this run was trained by {optimizer!r}")
+    rate = attrs.get("learning_rate") if learning_rate is None else learning_rate
+    if rate is None:
+        raise ValueError("the checkpoints' attrs name no learning_rate; give learning_rate=")
+    return dict(attrs) | {"optimizer": optimizer, "learning_rate": float(rate)}

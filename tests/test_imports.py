@@ -68,7 +68,9 @@ def test_imports_inside_functions_and_relative_ones_are_seen(tmp_path):
     assert sorted(imports(path)) == [(2, "viz"), (3, "matplotlib"), (4, "a relative import")]
 
 
-@pytest.mark.parametrize("command", ["landscape", "landscape inspect", "dynloss", "dynloss train", "viz.gallery"])
+@pytest.mark.parametrize(
+    "command", ["landscape", "landscape inspect", "landscape slice", "dynloss", "dynloss train", "viz.gallery"]
+)
 def test_help_is_printed_without_torch_or_matplotlib(command):
     arguments = [sys.executable, "-X", "importtime", "-m", *command.split(), "--help"]
     done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)

@@ -89,12 +89,15 @@ def step_axis(ax: Axes, text: str = "step") -> None:
 
 
 class PlainLogFormatter(LogFormatterMathtext):
-    """Labels 0.2, 1, 50 on a logarithmic axis, and powers of ten only where those would be long."""
+    """Labels 0.2, 1, 50 on a logarithmic axis, and powers of ten, as in 4·10⁻⁴, only where those would be long."""
 
     def __call__(self, x, pos=None):
         """Text for a tick at x."""
         text = super().__call__(x, pos)
-        return f"{x:g}" if text and 1e-3 <= x < 1e4 else text
+        if not text or 1e-3 <= x < 1e4:
+            return f"{x:g}" if text else text
+        digits, power = f"{x:.0e}".split("e")
+        return text if digits == "1" else rf"${digits}\times10^{{{int(power)}}}$"
 
 
 def log_axis(ax: Axes) -> None:

@@ -1,4 +1,4 @@
-"""Bifurcation diagrams, live (along a run) and frozen (attractors of the map), coloured by the orbit's period."""
+"""The live bifurcation diagram, along a run, and the colours of orbit periods."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import SymmetricalLogLocator
 
-from viz.axes import MANY, label_x, label_y, legend_above, own_figure, step_axis
+from viz.axes import MANY, label_y, legend_above, own_figure, step_axis
 from viz.dataset import coordinate, label, read
 from viz.onsets import draw_onsets_within
 from viz.style import BLUE, GREEN, ORANGE, PURPLE, VERMILION
@@ -59,7 +59,7 @@ def plot_bifurcation_diagram(
     period = np.asarray(read(live, "orbit_period", ("step",), source=source), dtype=float)
     step, values = coordinate(change, "step"), np.asarray(change, dtype=float)
     ax.axhline(0, color="0.8", linewidth=0.6, zorder=0.5)
-    present = _dots(ax, step, values, period)
+    present = dots(ax, step, values, period)
     if scale == "symlog":
         ax.set_yscale("symlog", linthresh=linear_within or 1e-4)
         ax.yaxis.set_major_locator(SymmetricalLogLocator(base=100, linthresh=linear_within or 1e-4))
@@ -72,39 +72,7 @@ def plot_bifurcation_diagram(
     return ax
 
 
-@own_figure()
-def plot_attractor_diagram(
-    frozen: xr.Dataset, ax: Axes | None = None, *, variable: str = "projection", legend: bool = True
-) -> Axes:
-    """Attractor of the map at each frozen value of the control, coloured by its period.
-
-    Parameters
-    ----------
-    frozen : xarray.Dataset
-        `projection` and `loss` (control, iterate), `orbit_period` (control), as `landscape.attractor_diagram`
-        returns them.
-    ax : Axes, optional
-        Where to draw; a new figure without it.
-    variable : {"projection", "loss"}
-        What to draw against the control.
-    legend : bool
-        Name the colours above the panel.
-    """
-    source = "landscape.attractor_diagram"
-    values = read(frozen, variable, ("control", "iterate"), source=source)
-    period = np.asarray(read(frozen, "orbit_period", ("control",), source=source), dtype=float)
-    control = coordinate(values, "control")
-    n_iterates = values.sizes["iterate"]
-    present = _dots(ax, np.repeat(control, n_iterates), np.ravel(values), np.repeat(period, n_iterates))
-    ax.margins(x=0.02)
-    label_x(ax, label(values["control"], "control"))
-    label_y(ax, label(values, {"projection": r"projection on $v_1$", "loss": r"loss $F$"}.get(variable, variable)))
-    if legend:
-        legend_above(ax, extra=present)
-    return ax
-
-
-def _dots(ax: Axes, x: np.ndarray, y: np.ndarray, period: np.ndarray) -> list[Line2D]:
+def dots(ax: Axes, x: np.ndarray, y: np.ndarray, period: np.ndarray) -> list[Line2D]:
     """Draw one group of dots a kind of orbit; return the legend's entries for those present."""
     kind = _kinds(period)
     size = 1.0 if len(x) > MANY else 2.0

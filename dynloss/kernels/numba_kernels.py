@@ -55,6 +55,12 @@ class CompiledNetworkObjective(NetworkObjective):
             "mask_t": (n_samples, width),
         }
 
+    def reweighted(self, class_weights) -> CompiledNetworkObjective:
+        """The same class losses under given weights; see `landscape.Objective.reweighted`."""
+        other = super().reweighted(class_weights)
+        other._weights = ClassWeights(other.loss_fn, self._inputs.dtype)
+        return other
+
     def outputs(self, params: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
         """Outputs on `inputs`, (P, class) for params (n,), (E, P, class) for (E, n)."""
         if params.requires_grad or inputs.requires_grad:

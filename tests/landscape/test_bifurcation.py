@@ -76,7 +76,7 @@ def smallest_period_by_definition(window, rtol):
     detrended = window - slope * time - start
     limit = max(rtol * np.std(detrended), abs(slope))
     for p in range(1, len(window) // 2 + 1):
-        if np.sqrt(np.mean((detrended[p:] - detrended[:-p]) ** 2)) <= limit:
+        if np.std(window[p:] - window[:-p]) <= limit:
             return p if p <= 16 else np.inf
     return 0
 

@@ -113,6 +113,87 @@ def test_decompositions_are_identical_after_their_file(descent, eigs, tmp_path):
     assert grads.attrs == descent.checkpoints.attrs
 
 
+def test_updates_are_those_of_the_rows_before_and_nan_after_a_gap(bowl):
+    rng = np.random.default_rng(2)
+    steps = np.r_[3:60, 70, 72:100]  # more than a batch
+    theta = dict(zip(steps.tolist(), rng.normal(size=(len(steps), 5)), strict=True))
+    path = trajectory(list(theta.values()), steps)
+    basis = np.linalg.qr(rng.normal(size=(5, 2)))[0].T
+    at = steps[::-3][::-1]  # eigenvectors are known at every third row only; updates need the rows between
+    eigs = modes([0, 1], at)
+    eigs["eigenvector"][:] = basis
+    found = gradient_decomposition(bowl, path, eigs, vector="update")
+    assert set(found) == {
+        "component", "component_error", "update_norm", "inside_norm", "bulk_norm", "dominant_fraction"
+    }  # fmt: skip
+    assert found.step.values.tolist() == at.tolist()
+    for step in at.tolist():
+        row = found.sel(step=step)
+        if step - 1 not in theta:
+            assert all(np.isnan(row[name]).all() for name in found)
+            continue
+        update = theta[step] - theta[step - 1]
+        np.testing.assert_allclose(row.component, basis @ update, rtol=1e-12)
+        np.testing.assert_allclose(row.update_norm, np.linalg.norm(update), rtol=1e-12)
+        np.testing.assert_allclose(row.inside_norm**2 + row.bulk_norm**2, row.update_norm**2, rtol=1e-12)
+        np.testing.assert_allclose(row.dominant_fraction, row.inside_norm / row.update_norm, rtol=1e-12)
+    assert {step for step in at.tolist() if step - 1 not in theta}  # some are, or this tests nothing
+
+
+@pytest.mark.parametrize("reference", [None, 5])
+def test_displacements_are_measured_from_the_first_row_or_from_a_checkpoint(bowl, reference):
+    params, steps = [[1, 1, 0, 0, 0], [4, 1, 0, 0, 4], [0, 0, 0, 0, 0]], [0, 5, 50]
+    path = trajectory(params, steps)
+    from_there = None if reference is None else path.sel(step=reference)
+    found = gradient_decomposition(bowl, path, modes([0], [5, 50]), vector="displacement", reference=from_there)
+    if reference is None:  # the first row of all, which the eigenpairs lack
+        np.testing.assert_allclose(found.component[:, 0], [3, -1])
+        np.testing.assert_allclose(found.displacement_norm, [5, np.sqrt(2)])
+        np.testing.assert_allclose(found.bulk_norm, [4, 1])
+    else:
+        np.testing.assert_allclose(found.component[:, 0], [0, -4])
+        np.testing.assert_allclose(found.bulk_norm, [0, np.sqrt(17)])
+        np.testing.assert_allclose(found.dominant_fraction, [np.nan, 4 / np.sqrt(33)])
+
+
+def test_an_unknown_vector_and_a_reference_without_use_are_refused(bowl):
+    path = trajectory(np.ones((2, 5)), [0, 1])
+    for options, message in (
+        ({"vector": "velocity"}, "vector must be one of gradient, update, displacement"),
+        ({"reference": path.sel(step=0)}, 'reference is for vector="displacement"'),
+        ({"vector": "displacement", "reference": path}, "reference must be one checkpoint"),
+        ({"vector": "displacement", "reference": trajectory([[1.0]], [0])}, "belong to another model"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            gradient_decomposition(bowl, path, modes([0], [0, 1]), **options)
+
+
+@pytest.mark.parametrize("tol", [0.3, 3e-2, 1e-3])
+@pytest.mark.parametrize("vector", ["gradient", "displacement"])
+def test_component_errors_bound_the_distance_to_the_components_on_exact_eigenvectors(descent, vector, tol):
+    loose = top_eigenpairs(descent.objective, descent.checkpoints, k=4, tol=tol)
+    found = gradient_decomposition(descent.objective, descent.checkpoints, loose, vector=vector)
+    errors = np.zeros((4, 3))  # of all modes but the last
+    for row, step in enumerate(descent.checkpoints.step.values):
+        _, whole, hessian = descent.derivatives(step)
+        if vector == "displacement":
+            whole = (descent.checkpoints.params.sel(step=step) - descent.checkpoints.params[0]).values
+        exact = np.linalg.eigh(hessian)[1][:, -1:-4:-1].T @ whole
+        errors[row] = np.abs(np.abs(found.component.sel(step=step)[:3]) - np.abs(exact))
+    bounds, norm = found.component_error.values, found[f"{vector}_norm"].values
+    assert (errors <= bounds[:, :3] + 1e-13).all()
+    assert (bounds <= norm[:, None]).all()
+    assert errors.max() > 1e-3 * bounds[:, :3].max()  # a bound that says something
+
+
+def test_eigenvectors_without_an_error_leave_components_without_one(bowl):
+    found = gradient_decomposition(bowl, trajectory([[1, 0, 0, 0, 1]], [0]), modes([0, 1], [0]))
+    assert np.isnan(found.component_error).all()
+    wide = modes([0, 1], [0]).assign(vector_error=(("step", "mode"), [[0.5, np.inf]]))
+    found = gradient_decomposition(bowl, trajectory([[1, 0, 0, 0, 1]], [0]), wide)
+    np.testing.assert_allclose(found.component_error, [[0.5 * np.sqrt(26), np.sqrt(26)]])
+
+
 @settings(max_examples=60, deadline=None)
 @given(gaps=st.lists(st.sampled_from([1, 1, 1, 2, 25]), max_size=14), seed=st.integers(0, 99))
 def test_motion_is_that_of_rows_saved_one_after_the_other(gaps, seed):

@@ -230,6 +230,45 @@ def test_one_wall_alone_gives_its_distance_and_no_width():
     assert np.isfinite(found.width).values.tolist() == [True, False]
 
 
+def test_a_quartic_valley_is_as_wide_as_its_own_closed_form_and_not_as_its_curvature_says():
+    for scale in (0.25, 40.0):
+        found = width_on_a_line(lambda s, c=scale: 0.5 * s**2 + c * s**4, 0.3, 1.0, rise=[0.01, 1.0])
+        half = np.sqrt((np.sqrt(0.25 + 4 * scale * np.array([0.01, 1.0])) - 0.5) / (2 * scale))
+        np.testing.assert_allclose(found.width, 2 * half, rtol=1e-6)
+        assert (found.harmonic_width > 1.04 * found.width)[1]
+
+
+def test_valleys_of_all_kinds_are_searched_at_once_and_none_disturbs_another():
+    # Along the axes: a parabola whose curvature grows with the step, a quartic, a cliff on the right, a slope.
+    def function(theta, step):
+        cliff = torch.where(theta[2] < 0, theta[2] ** 2, torch.where(theta[2] < 0.5, 0.0, torch.inf))
+        return 0.5 * step * theta[0] ** 2 + theta[1] ** 4 + cliff + theta[3]
+
+    rng, steps, rises = np.random.default_rng(0), np.arange(1, 16), np.array([0.04, 0.5])
+    params = rng.uniform(-0.4, 0.4, (len(steps), 4))
+    params[:, 2] = -0.2
+    eigs = pairs_of([1.0, 0.5, 2.0, 0.0], np.eye(4), steps)
+    found = valley_width(objective_of(function, 4), checkpoints_at(params, steps), eigs, rises, half_width=3.0)
+    np.testing.assert_allclose(found.width[:, 0], 2 * np.sqrt(2 * rises / steps[:, None]), rtol=1e-6)
+    np.testing.assert_allclose(found.floor[:, 0], -params[:, 0], atol=1e-6)
+    np.testing.assert_allclose(found.width[:, 1], np.broadcast_to(2 * rises**0.25, (15, 2)), rtol=1e-6)
+    wall = params[:, 2, None] + found.floor.values[:, 2, None] - found.left[:, 2]
+    np.testing.assert_allclose(wall, np.broadcast_to(-np.sqrt(rises), (15, 2)), atol=1e-6)
+    cliff = params[:, 2, None] + found.floor.values[:, 2, None] + found.right[:, 2]
+    np.testing.assert_allclose(cliff, 0.5, atol=1e-6)
+    assert np.isnan(found.width[:, 3]).all()
+
+
+@pytest.mark.parametrize("half_width", [0.5, 1.5])
+def test_a_wall_counts_by_its_distance_from_the_floor_not_from_the_state(half_width):
+    # The floor is 0.4 from the state, the left wall 0.6 and the right one 1.2 from the floor.
+    found = width_on_a_line(lambda s: torch.where(s < 0, (s / 0.6) ** 2, (s / 1.2) ** 2), 0.4, rise=1.0,
+                            half_width=half_width)  # fmt: skip
+    np.testing.assert_allclose(found.floor, -0.4, atol=1e-6)
+    np.testing.assert_allclose(found.left, 0.6 if half_width > 0.6 else np.nan, atol=1e-6)
+    np.testing.assert_allclose(found.right, 1.2 if half_width > 1.2 else np.nan, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("attrs", "threshold"),
     [

@@ -131,6 +131,30 @@ def widths():
 
 
 @pytest.fixture
+def change():
+    step = np.arange(20)
+    motion, time = -0.01 - 0.001 * step, 0.02 * np.sin(step)
+    motion[[0, 12]] = time[[0, 12]] = np.nan
+    parts = {"change": motion + time, "motion_part": motion, "time_part": time}
+    return xr.Dataset({name: ("step", part) for name, part in parts.items()}, coords={"step": step})
+
+
+@pytest.fixture
+def sharp():
+    step = np.arange(0, 60, 10)
+    return xr.Dataset(
+        {
+            "largest_eigenvalue": ("step", 1 + step / 60, {"long_name": "Largest eigenvalue"}),
+            "largest_eigenvalue_certified": ("step", np.array([1, 1, 0, 1, 1, 1], np.int8)),
+            "sam": ("step", 0.01 * np.exp(step / 10)),
+            "average": ("step", 0.01 * step - 0.1),
+            "average_standard_error": ("step", np.full(6, 0.02)),
+        },
+        coords={"step": step},
+    )
+
+
+@pytest.fixture
 def plane():
     alpha, beta = np.linspace(-1, 1, 7), np.linspace(-0.5, 0.5, 5)
     loss = 0.3 + alpha[:, None] ** 2 + 0.5 * beta[None] ** 2
@@ -164,8 +188,26 @@ def frozen():
             "projection": (("control", "iterate"), states),
             "loss": (("control", "iterate"), states**2),
             "orbit_period": ("control", [1.0, 2.0, 0.0]),
+            "eigenvalue": ("control", [1.5, 1.9, 2.2]),
+            "threshold": ("control", [2.0, 2.0, 2.5]),
         },
-        coords={"control": ("control", control, {"long_name": "phase"})},
+        coords={
+            "control": ("control", control, {"long_name": "phase"}),
+            "amplitude": ("control", [10.0, 30.0, 70.0]),
+            "step": 8700,
+        },
+    )
+
+
+@pytest.fixture
+def growth():
+    step = np.arange(8500, 8507)
+    exponent = np.stack([np.linspace(-0.2, 0.1, 7), np.linspace(-0.4, -0.1, 7)], axis=1)
+    exponent[0] = np.nan
+    exponent[3, 1] = -np.inf
+    return xr.Dataset(
+        {"exponent": (("step", "mode"), exponent, {"long_name": "Lyapunov exponent", "units": "1/step"})},
+        coords={"step": step, "mode": [0, 1]},
     )
 
 

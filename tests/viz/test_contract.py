@@ -14,16 +14,26 @@ PLOTS = {  # plot: (fixture, a variable that it cannot do without, who returns i
     "plot_eigenvalues": ("eigs", "eigenvalue", "landscape.top_eigenpairs"),
     "plot_spectral_density": ("spectrum", "density", "landscape.spectral_density"),
     "plot_gradient_decomposition": ("grads", "gradient_norm", "landscape.gradient_decomposition"),
+    "plot_loss_change": ("change", "motion_part", "landscape.loss_change"),
+    "plot_sharpness": ("sharp", "largest_eigenvalue", "landscape.sharpness"),
     "plot_valley_width": ("widths", "width", "landscape.valley_width"),
     "plot_plane_slice": ("plane", "loss", "landscape.plane_slice"),
     "plot_path": ("path", "beta", "landscape.project"),
     "plot_line_slice": ("line", "loss", "landscape.line_slice"),
     "plot_bifurcation_diagram": ("live", "orbit_period", "landscape.bifurcation_diagram"),
     "plot_attractor_diagram": ("frozen", "orbit_period", "landscape.attractor_diagram"),
+    "plot_lyapunov_exponents": ("growth", "exponent", "landscape.lyapunov_exponents"),
     "plot_onsets": ("onsets", "onset_step", "landscape.find_onsets"),
     "plot_onset_curvature": ("curved", "threshold", "landscape.onset_curvature"),
 }
-TAKES_ONSETS = ["plot_history", "plot_eigenvalues", "plot_gradient_decomposition", "plot_valley_width"]
+TAKES_ONSETS = [
+    "plot_history",
+    "plot_eigenvalues",
+    "plot_gradient_decomposition",
+    "plot_loss_change",
+    "plot_sharpness",
+    "plot_valley_width",
+]
 
 
 @pytest.fixture(params=PLOTS)
@@ -45,7 +55,7 @@ def test_the_given_axes_comes_back(case, new_axes):
 
 def test_missing_variable_is_named_with_its_source_and_no_figure_stays(case):
     plot, dataset, variable, source = case
-    options = {"variable": variable} if plot is viz.plot_history else {}
+    options = {"variable": variable} if plot in (viz.plot_history, viz.plot_sharpness) else {}
     with pytest.raises(ValueError, match=rf"'{variable}' is missing: pass what {source}"):
         plot(dataset.drop_vars(variable), **options)
 
@@ -99,7 +109,7 @@ def test_a_single_selected_mode_is_refused_with_the_remedy(eigs):
         viz.plot_eigenvalues(eigs.isel(mode=0))
 
 
-def test_bad_options_name_what_is_allowed(eigs, grads, widths, live, plane, path, spectrum):
+def test_bad_options_name_what_is_allowed(eigs, grads, widths, live, plane, path, spectrum, change, sharp, frozen):
     for call, allowed in (
         (lambda: viz.plot_eigenvalues(eigs, modes=[2]), r"among \[0, 1\]"),
         (lambda: viz.plot_spectral_density(spectrum, steps=[0, 5]), r"among \[0, 1000, 2000\], got 5"),
@@ -107,6 +117,10 @@ def test_bad_options_name_what_is_allowed(eigs, grads, widths, live, plane, path
         (lambda: viz.plot_valley_width(widths, mode=3), r"one of \[0, 1\]"),
         (lambda: viz.plot_valley_width(widths, rise=0.3), r"among \[0.05, 0.1\]"),
         (lambda: viz.plot_bifurcation_diagram(live, scale="log"), "symlog"),
+        (lambda: viz.plot_loss_change(change, scale="log"), "symlog"),
+        (lambda: viz.plot_sharpness(sharp, variable="flatness"), "among .*'keskar'"),
+        (lambda: viz.plot_attractor_diagram(frozen, variable="theta"), "projection, loss, eigenvalue, got 'theta'"),
+        (lambda: viz.plot_attractor_diagram(frozen, against="step"), "one of control, amplitude, got 'step'"),
         (lambda: viz.plot_plane_slice(plane, scale="symlog"), "log"),
         (lambda: viz.plot_path(path, color_by="loss"), "off_plane"),
     ):

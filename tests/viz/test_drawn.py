@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import xarray as xr
 from matplotlib.colors import to_rgba
 
 import viz
+from viz.axes import log_axis
 from viz.bifurcation import PERIODS
 from viz.style import ONSET, THRESHOLD
 
@@ -132,6 +134,72 @@ def test_one_kind_of_gradient_panel_in_a_given_axes(grads, new_axes):
     assert ax.get_yscale() == "log"
 
 
+@pytest.mark.parametrize("vector", ["update", "displacement"])
+def test_decompositions_of_the_motion_are_named_as_such_and_begin_where_they_are_known(grads, vector, onsets, keep):
+    moved = grads.rename(gradient_norm=f"{vector}_norm")
+    for name in (f"{vector}_norm", "inside_norm", "bulk_norm", "dominant_fraction"):
+        moved[name][:4] = 0.0 if vector == "displacement" else np.nan
+    fraction, norm = keep(viz.plot_gradient_decomposition(moved, onsets=onsets))
+    assert vector in fraction.get_ylabel().lower()
+    assert vector in norm.get_ylabel().lower()
+    whole = drawn(norm, "whole").get_ydata()
+    np.testing.assert_array_equal(whole[4:], moved[f"{vector}_norm"][4:])
+    assert np.isnan(whole[:4]).all()  # neither unknown values nor zeros stand on a logarithmic axis
+    assert vertical_lines(norm) == ([12, 30] if vector == "displacement" else [30])
+    unknown = moved.where(moved.step > 99)
+    keep(viz.plot_gradient_decomposition(unknown[["component", *set(moved) - {"component"}]], kind="fraction"))
+
+
+def test_errors_of_components_are_bars_around_their_shares(grads, new_axes):
+    error = 0.1 * grads.gradient_norm * xr.ones_like(grads.component)
+    error[3, 1] = np.nan
+    ax = viz.plot_gradient_decomposition(grads.assign(component_error=error), new_axes())
+    first, second = ax.collections
+    share = np.abs(grads.component) / grads.gradient_norm
+    spans = np.array([segment[:, 1] for segment in first.get_segments()])
+    np.testing.assert_allclose(spans, np.clip(np.stack([share[:, 0] - 0.1, share[:, 0] + 0.1], axis=1), 0, 1))
+    at = [segment[0, 0] for segment in second.get_segments() if len(segment)]
+    assert at == np.delete(grads.step.values, 3).tolist()
+    assert not viz.plot_gradient_decomposition(grads, new_axes()).collections
+
+
+def test_loss_changes_are_dots_of_the_whole_and_its_parts(change, keep):
+    ax = keep(viz.plot_loss_change(change, scale="symlog", linear_within=1e-3))
+    for text, name in (("whole", "change"), ("by the motion", "motion_part"), ("by the moving landscape", "time_part")):
+        np.testing.assert_array_equal(drawn(ax, text).get_ydata(), change[name])
+        np.testing.assert_array_equal(drawn(ax, text).get_xdata(), change.step)
+    assert ax.get_yscale() == "symlog"
+
+
+def test_sharpness_has_a_panel_for_each_definition_with_its_error(sharp, new_axes, keep):
+    eigenvalue, sam, average = keep(viz.plot_sharpness(sharp))
+    assert [ax.get_ylabel() for ax in (eigenvalue, sam, average)] == [
+        "Largest eigenvalue", "One-step sharpness", "Average sharpness"
+    ]  # fmt: skip
+    hollow = [line.get_xydata() for line in eigenvalue.lines if line.get_markerfacecolor() == "white"]
+    np.testing.assert_array_equal(np.concatenate(hollow), [[20, sharp.largest_eigenvalue[2]]])
+    np.testing.assert_array_equal(sam.lines[0].get_ydata(), sharp.sam)
+    assert [ax.get_yscale() for ax in (eigenvalue, sam, average)] == ["linear", "log", "linear"]  # some are negative
+    spans = np.array([segment[:, 1] for segment in average.collections[0].get_segments()])
+    np.testing.assert_allclose(spans, np.stack([sharp.average - 0.02, sharp.average + 0.02], axis=1))
+    axes = new_axes(2)
+    given = viz.plot_sharpness(sharp, axes, variable=["sam", "average"], log=False)
+    assert list(given) == list(axes)
+    assert axes[0].get_yscale() == "linear"
+    with pytest.raises(ValueError, match="one axes for each of"):
+        viz.plot_sharpness(sharp, axes, variable=["sam"])
+
+
+def test_small_numbers_on_a_logarithmic_axis_are_digits_and_powers_of_ten(new_axes):
+    ax = new_axes()
+    ax.plot([0, 1], [2e-4, 7e-4])
+    log_axis(ax)
+    ax.figure.canvas.draw()
+    shown = [tick.get_text() for tick in ax.get_yticklabels(which="both") if tick.get_text()]
+    assert r"$4\times10^{-4}$" in shown
+    assert not any("^{-3." in text for text in shown)
+
+
 def test_valley_width_with_its_two_yardsticks(widths, keep):
     ax = keep(viz.plot_valley_width(widths, mode=1, rise=0.1))
     at = widths.isel(mode=1, rise=1)
@@ -205,6 +273,32 @@ def test_attractor_holds_every_iterate_at_its_control(frozen, keep):
     expected = [[c, v] for c, row in zip(frozen.control, frozen.projection, strict=True) for v in row]
     np.testing.assert_array_equal(np.concatenate([artist.get_xydata() for artist in ax.lines]), expected)
     assert ax.get_xlabel() == "Phase"
+
+
+def test_attractor_against_another_coordinate_and_its_sharpness_beside_the_threshold(frozen, keep):
+    ax = keep(viz.plot_attractor_diagram(frozen, variable="eigenvalue", against="amplitude"))
+    points = np.concatenate([artist.get_xydata() for artist in ax.lines[:3]])
+    np.testing.assert_array_equal(points, [[10, 1.5], [30, 1.9], [70, 2.2]])
+    colors = [to_rgba(artist.get_color()) for artist in ax.lines[:3]]
+    assert colors == [to_rgba(PERIODS[kind]) for kind in ("period 1", "period 2", "aperiodic")]
+    threshold = drawn(ax, "stability threshold")
+    np.testing.assert_array_equal(threshold.get_xydata(), [[10, 2], [30, 2], [70, 2.5]])
+    assert threshold.is_dashed()
+    assert ax.get_xlabel() == "Amplitude"
+    bare = viz.plot_attractor_diagram(frozen.drop_vars("threshold"), variable="eigenvalue")
+    assert len(keep(bare).lines) == 3
+
+
+def test_exponents_are_lines_that_end_where_they_are_not_finite(growth, keep, new_axes):
+    ax = keep(viz.plot_lyapunov_exponents(growth))
+    for mode in (0, 1):
+        line = drawn(ax, rf"$\Lambda_{{{mode + 1}}}$")
+        np.testing.assert_array_equal(line.get_xydata(), np.stack([growth.step, growth.exponent[:, mode]], axis=1))
+    assert np.isfinite(ax.get_ylim()).all()
+    assert ax.get_ylabel() == "Lyapunov exponent\n(1/step)"
+    assert ax.lines[0].get_ydata() == [0, 0]
+    onsets = growth.isel(step=0, mode=0, drop=True).assign(onset_step=("onset", [8400, 8503]))
+    assert vertical_lines(viz.plot_lyapunov_exponents(growth, new_axes(), onsets=onsets)) == [8503]
 
 
 def test_onset_curvature_is_relative_to_the_threshold(curved, keep):
