@@ -15,6 +15,7 @@ speed.
 # a stable map keeps jittering by a little: orbits whose updates vary by less than 0.02 count as rest.
 import matplotlib.pyplot as plt
 import numpy as np
+import xarray as xr
 
 import dynloss
 import landscape
@@ -68,9 +69,9 @@ print(f"live onset in this period: phase {live[0]:.3f}")
 # %%
 # The place of the split is not a property of the phase alone. The run goes on descending into a sharper valley, and so
 # does the frozen map along its flat directions, long after the oscillation has settled: a later state, or a longer
-# transient, moves the split to an earlier phase. The sharpness there stays the same.
+# transient, moves the split to an earlier phase. The sharpness there hardly changes.
 for state, n_transient in ((7500, 200), (7500, 1000), (8250, 200), (8700, 200)):
-    other = diagram(state, 25, n_transient)
+    other = diagram(state, 50, n_transient)
     split = int(np.argmax(other.orbit_period.values == 2))
     print(
         f"state of step {state}, {n_transient:4d} updates dropped: two branches from phase "
@@ -113,3 +114,24 @@ for value in (1, 2, 4, 8, 0):
         )
 whole = growth.finite_time_exponent.values
 print("over the whole window: " + ", ".join(f"{value:+.4f}" for value in whole))
+
+# %%
+# The flip of the two-cycle
+# -------------------------
+# A two-cycle turns into a four-cycle where its Floquet multiplier, the factor by which two steps stretch a small
+# displacement, passes −1. :func:`landscape.onset_curvature` measures it on the recorded states.
+first = int(growth.step.values[np.argmax(orbit.values == 4)])
+steps = np.arange(int(onsets.onset_step[-1]) + 2, first, 20)
+cycle = landscape.onset_curvature(
+    objective,
+    run.checkpoints,
+    xr.Dataset({"onset_step": ("onset", steps)}),
+    period=2,
+)
+multiplier = cycle.floquet_multiplier.values
+for i in range(0, len(steps), 4):
+    print(f"step {steps[i]}: multiplier {multiplier[i]:+.2f}")
+flip = steps[np.argmax(multiplier < -1)]
+print(
+    f"below −1 from step {flip} on; period 4 is recognised from step {first} on"
+)

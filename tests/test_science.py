@@ -8,7 +8,15 @@ import pytest
 import xarray as xr
 
 import dynloss
-from landscape import find_onsets, gradient_decomposition, onset_curvature, open_run, top_eigenpairs, valley_width
+from landscape import (
+    attractor_diagram,
+    find_onsets,
+    gradient_decomposition,
+    onset_curvature,
+    open_run,
+    top_eigenpairs,
+    valley_width,
+)
 
 PERIOD, N_STEPS, RATE = 5000, 10_000, 1.0
 DENSE = 9250, 9500
@@ -34,6 +42,7 @@ def test_the_cascade_has_its_onset_its_gradient_and_its_valley(seed, tmp_path):
         the_motion_doubles_its_period_where_the_sharpness_reaches_the_threshold(objective, checkpoints, run.history)
         the_gradient_leaves_the_bulk_for_the_top_eigenvectors(objective, checkpoints)
         the_valley_widens_in_the_first_half_of_the_period(objective, checkpoints)
+        the_frozen_map_has_one_branch_that_splits_where_the_sharpness_reaches_the_threshold(objective, checkpoints)
 
 
 def the_motion_doubles_its_period_where_the_sharpness_reaches_the_threshold(objective, checkpoints, history):
@@ -70,3 +79,13 @@ def the_valley_widens_in_the_first_half_of_the_period(objective, checkpoints):
     eigs = top_eigenpairs(objective, checkpoints.sel(step=near), k=1)
     width = valley_width(objective, checkpoints, eigs, rise=0.1).width.squeeze(["mode", "rise"])
     assert width[1] > 1.5 * width[0]
+
+
+def the_frozen_map_has_one_branch_that_splits_where_the_sharpness_reaches_the_threshold(objective, checkpoints):
+    phases = np.arange(0.5, 0.95, 0.01)
+    steps = PERIOD + np.round(PERIOD * phases).astype(int)
+    frozen = attractor_diagram(objective, checkpoints.sel(step=8250), steps=steps, resolution=0.02)
+    split = np.argmax(frozen.orbit_period.values == 2)
+    assert (frozen.orbit_period[:split] == 1).all()
+    assert 0.70 <= frozen.phase[split] <= 0.88
+    assert 0.85 <= frozen.eigenvalue[split] / frozen.threshold[split] <= 1.02

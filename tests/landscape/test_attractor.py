@@ -159,6 +159,13 @@ def test_an_orbit_that_still_dies_out_is_a_fixed_point():
     assert by("class_weights", [3.02], n_transient=20)[0].orbit_period.item() == 2
 
 
+def test_a_fixed_point_that_rounding_keeps_moving_is_at_rest():
+    r = np.linspace(2.7, 2.95, 40)
+    found, x = by("class_weights", r, n_transient=1000)
+    assert 0 < np.ptp(x, axis=1).max() < 1e-14
+    assert found.orbit_period.values.tolist() == [1] * 40
+
+
 def test_orbits_below_the_resolution_count_as_rest():
     r = [3.005, 3.2]
     assert by("class_weights", r, n_transient=2000)[0].orbit_period.values.tolist() == [2, 2]
