@@ -1,22 +1,11 @@
 """A sample of the crash points that crash.py tries in full."""
 
-import importlib.util
 import sys
-from pathlib import Path
 
+import crash
 import pytest
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the write log reads ELF tables of Linux")
-
-
-def _load():
-    spec = importlib.util.spec_from_file_location("landscape_crash", Path(__file__).with_name("crash.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-crash = _load()
 
 
 @pytest.fixture(scope="module")
