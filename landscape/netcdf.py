@@ -6,23 +6,30 @@ them alike. Nothing outside the file is ever read: external links, external stor
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
 import xarray as xr
 
-from landscape.stored import FileHandle, RunFormatError, lazy_variable, read_now
+from landscape.stored import ENCODING, FileHandle, RunFormatError, lazy_variable, read_now
+
+if TYPE_CHECKING:
+    from landscape.row_guard import RowGuard
 
 JSON_ATTRIBUTE = "json_attributes"
 """Attribute that holds, as one JSON object, those attributes that netCDF has no type for (bool, None, dict, …)."""
 
 NO_COORDINATE = "This is a netCDF dimension but not a netCDF variable."
+DIM_ID, DIM_IDS = "_Netcdf4Dimid", "_Netcdf4Coordinates"
+"""netCDF-4's number of a dim, on its scale, and the numbers of a variable's dims."""
+
 _INTERNAL = {
-    "CLASS", "NAME", "REFERENCE_LIST", "DIMENSION_LIST", "_Netcdf4Dimid", "_Netcdf4Coordinates", "_NCProperties",
-    "_nc3_strict", "_FillValue", JSON_ATTRIBUTE,
+    "CLASS", "NAME", "REFERENCE_LIST", "DIMENSION_LIST", DIM_ID, DIM_IDS, "_NCProperties",
+    "_nc3_strict", "_FillValue", ENCODING, JSON_ATTRIBUTE,
 }  # fmt: skip
 
 
@@ -53,10 +60,31 @@ def write_dataset(group: h5py.Group, dataset: xr.Dataset) -> None:
             add_dimension(group, dim, size)
     for name in sorted(dataset.variables, key=lambda name: name not in dataset.dims):  # scales before their users
         variable = dataset.variables[name]
-        add_variable(group, name, variable.dims, _storable(name, variable), attrs=variable.attrs)
+        write_variable(group, name, variable.dims, _storable(name, variable), variable.attrs)
 
 
-def read_dataset(handle: FileHandle, path: str, n_rows: int | None = None, hide: tuple[str, ...] = ()) -> xr.Dataset:
+def write_variable(group: h5py.Group, name: str, dims, values: np.ndarray, attrs: Mapping | None = None) -> None:
+    """Write a variable whose values stay as they are: HDF5 keeps a checksum of them. Texts stand as characters."""
+    texts = values.dtype.kind == "S"
+    if texts:
+        width = max(1, values.dtype.itemsize)
+        values = values.astype(f"S{width}").view("S1").reshape(*values.shape, width)
+        dims = (*dims, f"string{width}")
+        if dims[-1] not in group:
+            add_dimension(group, dims[-1], width)
+    checked = {"fletcher32": True} if values.size and values.ndim else {}
+    dataset = add_variable(group, name, dims, values, attrs=attrs, **checked)
+    if texts:
+        write_text(dataset, ENCODING, "utf-8")
+
+
+def read_dataset(
+    handle: FileHandle,
+    path: str,
+    n_rows: int | None = None,
+    hide: tuple[str, ...] = (),
+    guard: RowGuard | None = None,
+) -> xr.Dataset:
     """Dataset in the group `path` of an open file: index coordinates and texts in memory, everything else lazy.
 
     Parameters
@@ -69,6 +97,8 @@ def read_dataset(handle: FileHandle, path: str, n_rows: int | None = None, hide:
         Number of committed rows: the dim `step` is cut to it.
     hide : tuple of str
         Names of variables to leave out.
+    guard : RowGuard, optional
+        Checks the rows of `step` when they are read.
     """
     group = handle.group(path)
     attrs = read_attrs(group)
@@ -82,8 +112,9 @@ def read_dataset(handle: FileHandle, path: str, n_rows: int | None = None, hide:
             continue
         dims = dims_of(dataset)
         limits = tuple(n_rows if dim == "step" else None for dim in dims)
-        variable = lazy_variable(handle, f"{path}/{name}", dims, read_attrs(dataset), limits)
-        variables[name] = read_now(variable) if dims == (name,) else variable
+        by_row = guard if dims[:1] == ("step",) and dims != (name,) else None
+        variable = lazy_variable(handle, f"{path}/{name}", dims, read_attrs(dataset), limits, by_row)
+        variables[name] = read_now(variable) if variable.dims == (name,) else variable
         names.append(name)
     coords = {name: variables.pop(name) for name in names if variables[name].dims == (name,) or name in coordinates}
     return xr.Dataset(variables, coords, attrs)
@@ -92,31 +123,58 @@ def read_dataset(handle: FileHandle, path: str, n_rows: int | None = None, hide:
 def add_dimension(group: h5py.Group, name: str, size: int) -> h5py.Dataset:
     """The scale of a dim without a coordinate, in the form in which netCDF-4 writes it; it takes no space."""
     scale = group.create_dataset(name, shape=(size,), dtype=">f4")
-    scale.make_scale(f"{NO_COORDINATE}{size:10d}")
+    _make_scale(scale, f"{NO_COORDINATE}{size:10d}")
     return scale
 
 
 def add_variable(group: h5py.Group, name: str, dims, values=None, *, attrs: Mapping | None = None, **create):
-    """A variable on existing scales of its `dims`, or, where `dims` is its own name, a scale itself."""
+    """A variable on existing scales of its `dims`, or, where the first of them is its own name, a scale itself."""
     dataset = group.create_dataset(name, data=values, **create)
-    if tuple(dims) == (name,):
-        dataset.make_scale(name)
+    if dims and dims[0] == name:
+        _make_scale(dataset, name)
     else:
         for axis, dim in enumerate(dims):
             dataset.dims[axis].attach_scale(group[dim])
+    if dims:
+        dataset.attrs[DIM_IDS] = np.array([group[dim].attrs[DIM_ID] for dim in dims], np.int32)
     kind = h5py.check_string_dtype(dataset.dtype)
     flag = {"dtype": "bool"} if kind is None and dataset.dtype == np.int8 else {}
     write_attrs(dataset, {**(attrs or {}), **flag})
     return dataset
 
 
+def _make_scale(dataset: h5py.Dataset, name: str) -> None:
+    """Make a dim of `dataset`, with a number that no other dim of the file has."""
+    n_dims = 0
+
+    def count(_, item):
+        nonlocal n_dims
+        n_dims += isinstance(item, h5py.Dataset) and DIM_ID in item.attrs
+
+    dataset.file.visititems(count)
+    dataset.make_scale(name)
+    dataset.attrs[DIM_ID] = np.int32(n_dims)
+
+
 def dims_of(dataset: h5py.Dataset) -> tuple[str, ...]:
-    """Names of the dims of a stored variable, read from its dimension scales."""
-    own = dataset.name.rsplit("/", 1)[-1]
+    """Names of the dims of a stored variable.
+
+    They are read from netCDF-4's numbers of dims where the file has them, and from the lists of dimension scales
+    elsewhere: HDF5 keeps those lists in a heap without a checksum, and one wrong bit there can make it loop for ever.
+    """
+    own, where = dataset.name.rsplit("/", 1)[-1], f"{dataset.file.filename}: {dataset.name}"
     if dataset.attrs.get("CLASS") is not None and dataset.ndim == 1:
         return (own,)
+    if not dataset.shape:
+        return ()
+    if DIM_IDS in dataset.attrs:
+        names = {scale.attrs[DIM_ID]: name for name, scale in _neighbours(dataset) if DIM_ID in scale.attrs}
+        try:
+            return tuple(names[number] for number in np.atleast_1d(dataset.attrs[DIM_IDS]).tolist())
+        except KeyError:
+            raise RunFormatError(f"{where} has a scale that is not beside it, or damaged") from None
     if any(len(axis) == 0 for axis in dataset.dims):
-        raise RunFormatError(f"{dataset.file.filename}: {dataset.name} has an axis without a dimension scale")
+        raise RunFormatError(f"{where} has an axis without a dimension scale")
     return tuple(_scale_name(dataset, axis[0]) for axis in dataset.dims)
 
 
@@ -125,16 +183,19 @@ def _scale_name(dataset: h5py.Dataset, scale: h5py.Dataset) -> str:
 
     Its own ``scale.name`` would have HDF5 search the whole file, and one damaged object anywhere end that.
     """
+    for name, neighbour in _neighbours(dataset):
+        if neighbour == scale:
+            return name
+    raise RunFormatError(f"{dataset.file.filename}: the scale of {dataset.name} is not beside it, or damaged")
+
+
+def _neighbours(dataset: h5py.Dataset) -> Iterator[tuple[str, h5py.Dataset]]:
+    """What can be read of the group in which `dataset` lies, by name."""
     group = dataset.parent
     for name in group:
         if isinstance(group.get(name, getlink=True), h5py.HardLink):
-            try:
-                found = group[name] == scale
-            except (KeyError, OSError, RuntimeError):
-                continue
-            if found:
-                return name
-    raise RunFormatError(f"{dataset.file.filename}: the scale of {dataset.name} is not beside it, or damaged")
+            with contextlib.suppress(KeyError, OSError, RuntimeError):
+                yield name, group[name]
 
 
 def write_attrs(target: h5py.HLObject, attrs: Mapping[str, Any]) -> None:
@@ -146,17 +207,25 @@ def write_attrs(target: h5py.HLObject, attrs: Mapping[str, Any]) -> None:
         native = _native(value) if name and "\0" not in name and name not in _INTERNAL else None
         if native is None:
             other[name] = value
+        elif isinstance(native, str):
+            write_text(target, name, native)
         else:
             target.attrs[name] = native
     if other:
-        target.attrs[JSON_ATTRIBUTE] = to_json(other)
+        write_text(target, JSON_ATTRIBUTE, to_json(other))
+
+
+def write_text(target: h5py.HLObject, name: str, text: str) -> None:
+    """Store the attribute `text` with a fixed length: it stands in the header of `target`, which has a checksum."""
+    letters = np.bytes_(text.encode() or b"\0")
+    target.attrs.create(name, letters, dtype=h5py.string_dtype("utf-8", max(1, len(text.encode()))))
 
 
 def read_attrs(target: h5py.HLObject) -> dict[str, Any]:
     """The attributes that `write_attrs` stored, without those of the file format itself."""
     attrs = {name: _plain(target.attrs[name]) for name in target.attrs if name not in _INTERNAL}
     if JSON_ATTRIBUTE in target.attrs:
-        attrs |= json.loads(target.attrs[JSON_ATTRIBUTE])
+        attrs |= json.loads(_text(target.attrs[JSON_ATTRIBUTE]))
     if isinstance(target, h5py.Dataset) and attrs.get("dtype") == "bool":
         del attrs["dtype"]
     return attrs
@@ -224,7 +293,7 @@ def _storable(name: str, variable: xr.Variable) -> np.ndarray:
     if values.dtype.kind == "f" and values.itemsize in (4, 8):
         return values
     if values.dtype.kind in "UT" or (values.dtype == object and all(isinstance(v, str) for v in values.flat)):
-        return values.astype(h5py.string_dtype())
+        return np.char.encode(values.astype(str), "utf-8")
     remedy = {"c": "store its real and imaginary parts", "M": "store numbers", "m": "store numbers"}
     raise TypeError(
         f"{name} has type {values.dtype}, which a file of numbers cannot hold; "

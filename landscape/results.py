@@ -94,7 +94,7 @@ class RowsInFile:
             file = h5py.File(self.part, "r+")
         except OSError:  # killed before its first rows were written
             return None
-        if file.attrs.get(COMPUTATION) == self.computation and N_ROWS in file:
+        if file.attrs.get(COMPUTATION) == self.computation.encode() and N_ROWS in file:
             self.n_rows = int(file[N_ROWS][()])
             return file
         file.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -14,13 +15,10 @@ from landscape.netcdf import dims_of
 from landscape.run import Run
 from landscape.run_format import EIGENPAIR_VARIABLES
 from landscape.run_tables import CHECKSUM, row_checksums
-from landscape.stored import RunFormatError
+from landscape.stored import RunFormatError, stored_entries
 
 BLOCK_BYTES = 2**24
 """Bytes of rows in memory at a time; at least one row."""
-
-LARGEST_CHUNK = 2**26
-"""No run file has larger chunks; to read one entry of it, HDF5 would hold the whole chunk."""
 
 MOST_FAILURES = 200
 """Failed reads after which the rest of a variable is given up: each may take some hundredths of a second."""
@@ -115,17 +113,13 @@ def _wrong_kind(name: str, member: str, dataset: h5py.Dataset) -> str:
     for dim, size in zip(dims[1:], dataset.shape[1:], strict=True):
         if dataset.parent[dim].shape != (size,):
             return f"it has {size} entries along {dim}, whose scale has {dataset.parent[dim].shape}"
-    if dataset.chunks and np.prod(dataset.chunks, dtype=float) * dataset.dtype.itemsize > LARGEST_CHUNK:
-        return f"its chunks of {dataset.chunks} entries are larger than any run file's"
     return ""
 
 
 def _stored_rows(dataset: h5py.Dataset) -> int:
     """Rows of which the file holds the bytes; a damaged shape may claim any number."""
-    row = dataset.dtype.itemsize * int(np.prod(dataset.shape[1:], dtype=object))
-    if row == 0 or dataset.id.get_create_plist().get_nfilters():  # a copy that somebody compressed
-        return dataset.shape[0]
-    return min(dataset.shape[0], dataset.id.get_storage_size() // row)
+    row = math.prod(dataset.shape[1:])
+    return int(min(dataset.shape[0], stored_entries(dataset) // row)) if row else dataset.shape[0]
 
 
 def _check_rows(name: str, table: _Table, found: Findings, progress: bool) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from landscape.netcdf import read_dataset
+from landscape.row_guard import RowGuard
 from landscape.run_format import FORMAT, FORMAT_VERSION, STATUSES
 from landscape.run_state import TABLES, newest_state, saved_states, state_names
 from landscape.run_tables import CHECKSUM
@@ -24,16 +25,19 @@ if TYPE_CHECKING:
 __all__ = ["Run", "RunFormatError", "RunWriter", "at_step", "open_run"]
 
 
-def open_run(path: str | os.PathLike) -> Run:
+def open_run(path: str | os.PathLike, *, check: bool = True) -> Run:
     """The run in the file `path`, for reading.
 
     A file that is being written opens too, and shows the rows committed so far, `Run.refresh` those since; so does a
-    file whose writer was killed. Large variables stay in the file until they are indexed.
+    file whose writer was killed. Large variables stay in the file until they are indexed, and each row is compared with
+    its checksum when it is first read.
 
     Parameters
     ----------
     path : str or path-like
         A file that `RunWriter` wrote.
+    check : bool
+        False reads damaged rows as they are.
 
     Raises
     ------
@@ -42,7 +46,7 @@ def open_run(path: str | os.PathLike) -> Run:
     RunFormatError
         If it is not a run file, of a newer format version, or damaged.
     """
-    return Run(path)
+    return Run(path, check=check)
 
 
 def is_run_file(path: str | os.PathLike) -> bool:
@@ -69,8 +73,9 @@ class Run:
         Versions, and everything needed to repeat the run.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike, *, check: bool = True):
         self._handle = FileHandle(path)
+        self._check = check
         self.path = self._handle.path
         self._progress: tuple | None = None
         try:
@@ -222,8 +227,9 @@ class Run:
 
     def _table(self, name: str) -> xr.Dataset:
         with LOCK:
-            step = self._handle[f"{name}/step"]
-            return read_dataset(self._handle, name, n_rows=step.shape[0], hide=(CHECKSUM,))
+            n_rows = self._handle[f"{name}/step"].shape[0]
+            guard = RowGuard(self._handle, name, n_rows) if self._check else None
+            return read_dataset(self._handle, name, n_rows=n_rows, hide=(CHECKSUM,), guard=guard)
 
     def _n_rows(self) -> list[int]:
         """Committed rows of each table that a state counts."""

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import xarray as xr
 
-from landscape.netcdf import to_json, write_attrs, write_dataset
+from landscape.netcdf import to_json, write_attrs, write_dataset, write_text
 from landscape.run_state import create_state
 from landscape.run_tables import CHECKSUM, create_table
 from landscape.superblock import PAGE
@@ -129,9 +129,9 @@ def create_run(
 def write_root(file: h5py.File, config: Mapping[str, Any], producer: str) -> None:
     """Root attributes of a run that begins now."""
     write_attrs(file, {"format": FORMAT, "format_version": FORMAT_VERSION, "producer": producer})
-    file.attrs["created"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    file.attrs["software"] = to_json(software())
-    file.attrs["config"] = to_json(dict(config))
+    write_text(file, "created", datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+    write_text(file, "software", to_json(software()))
+    write_text(file, "config", to_json(dict(config)))
     file.attrs.create("status", np.bytes_("running"), dtype=STATUS_TYPE)
     file.attrs["n_resumed"] = np.int64(0)
 

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import xarray as xr
 
-from landscape.netcdf import add_dimension, add_variable, dims_of
+from landscape.netcdf import add_dimension, add_variable, dims_of, write_variable
 from landscape.run_tables import CHECKSUM, Column, row_checksums
 
 _HEADER = ("step", "sequence", "rows")
@@ -23,8 +23,8 @@ def create_state(group: h5py.Group, examples: Mapping[str, np.ndarray], n_params
     reserved = sorted({*_HEADER, CHECKSUM, "slot", "table"} & examples.keys())
     if reserved:
         raise ValueError(f"names of the state must not be {', '.join(reserved)}; the file uses them itself")
-    add_variable(group, "slot", ("slot",), np.arange(2))
-    add_variable(group, "table", ("table",), np.array(TABLES, dtype=object), dtype=h5py.string_dtype())
+    write_variable(group, "slot", ("slot",), np.arange(2))
+    write_variable(group, "table", ("table",), np.array(TABLES, dtype=bytes))
     for name, example in examples.items():
         if example.dtype.kind not in "iuf" or example.dtype == np.int8:
             raise TypeError(

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import h5py
 import numpy as np
 
-from landscape.netcdf import add_dimension, add_variable, dims_of
+from landscape.netcdf import add_dimension, add_variable, dims_of, write_variable
 
 CHECKSUM = "checksum"
 NO_STEP = -(2**63) + 2
@@ -147,7 +147,7 @@ def create_table(group: h5py.Group, variables: Mapping[str, tuple], sizes: Mappi
         if dim == "param":
             add_dimension(group, dim, size)
         else:
-            add_variable(group, dim, (dim,), np.arange(size), attrs={"long_name": dim})
+            write_variable(group, dim, (dim,), np.arange(size), {"long_name": dim})
     for name, (dims, dtype, attrs) in variables.items():
         dtype = np.dtype(dtype)
         shape = tuple(sizes[dim] for dim in dims)

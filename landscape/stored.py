@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 import threading
 import time
@@ -18,6 +19,15 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 READ_ATTEMPTS = 25
+
+ENCODING = "_Encoding"
+"""Attribute of an array of characters that holds texts along its last dim (netCDF and xarray know it)."""
+
+COMPRESSION = 1100
+"""HDF5's filters shrink values at most so many times: deflate's best is 1032."""
+
+LARGEST_CHUNK = 2**26
+"""No file of ours has larger chunks; to read one compressed entry, HDF5 would hold the whole chunk."""
 
 _HANDLES: weakref.WeakSet[FileHandle] = weakref.WeakSet()
 LOCK = threading.RLock()
@@ -182,8 +192,8 @@ class FileHandle:
 class StoredArray(BackendArray):
     """A stored variable cut to its committed rows; indexing reads just what is asked for."""
 
-    def __init__(self, handle: FileHandle, path: str, shape: tuple[int, ...], dtype: np.dtype):
-        self.handle, self.path, self.shape, self.dtype = handle, path, shape, dtype
+    def __init__(self, handle: FileHandle, path: str, shape: tuple[int, ...], dtype: np.dtype, guard=None):
+        self.handle, self.path, self.shape, self.dtype, self.guard = handle, path, shape, dtype, guard
 
     def __getitem__(self, key: indexing.ExplicitIndexer):
         return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER_1VECTOR, self._read)
@@ -193,19 +203,28 @@ class StoredArray(BackendArray):
         key = tuple(_resolve(k, size) for k, size in zip(key, self.shape, strict=True))
         try:
             with LOCK:
+                if self.guard is not None:
+                    self.guard.check(key[0])
                 values = self.handle[self.path][key]
         except (OSError, RuntimeError) as error:
             raise RunFormatError(f"{self.handle.path}: {self.path} cannot be read: {_first_line(error)}") from None
         return np.asarray(values).astype(self.dtype, copy=False)
 
 
-def lazy_variable(handle: FileHandle, path: str, dims, attrs, limits) -> xr.Variable:
-    """The variable stored at `path`; `limits` are its committed lengths, None where all is committed."""
+def lazy_variable(handle: FileHandle, path: str, dims, attrs, limits, guard=None) -> xr.Variable:
+    """The variable stored at `path`; `limits` are its committed lengths, None where all is committed.
+
+    A `guard` checks the rows that are read.
+    """
     dataset = handle[path]
     short = [dim for dim, size, n in zip(dims, dataset.shape, limits, strict=True) if n is not None and size < n]
     if short:
         raise RunFormatError(f"{handle.path}: {path} has {dataset.shape[0]} rows where {limits[0]} are committed")
     shape = tuple(size if n is None else n for size, n in zip(dataset.shape, limits, strict=True))
+    if stored_entries(dataset) < math.prod(shape):
+        raise RunFormatError(f"{handle.path}: {path} claims {shape} entries, more than the file holds")
+    if dataset.dtype == "S1" and dataset.ndim and ENCODING in dataset.attrs:
+        return _text_variable(handle, path, dims, attrs, dataset)
     if h5py.check_string_dtype(dataset.dtype) is not None:
         values = dataset.asstr()[()]
         return xr.Variable(dims, np.asarray(values, dtype=str) if np.size(values) else np.zeros(shape, "U1"), attrs)
@@ -214,9 +233,37 @@ def lazy_variable(handle: FileHandle, path: str, dims, attrs, limits) -> xr.Vari
         raise RunFormatError(f"{handle.path}: {path} has type {dtype}; only numbers, flags and texts are read")
     if dtype == np.int8 and dataset.attrs.get("dtype") in ("bool", b"bool"):
         dtype = np.dtype(bool)
-    data = indexing.LazilyIndexedArray(StoredArray(handle, path, shape, dtype.newbyteorder("=")))
+    data = indexing.LazilyIndexedArray(StoredArray(handle, path, shape, dtype.newbyteorder("="), guard))
     chunks = dict(zip(dims, dataset.chunks, strict=True)) if dataset.chunks else {}
     return xr.Variable(dims, data, attrs, {"preferred_chunks": chunks} if chunks else None)
+
+
+def _text_variable(handle: FileHandle, path: str, dims, attrs, dataset: h5py.Dataset) -> xr.Variable:
+    """Texts stored as characters along the last dim."""
+    try:
+        letters = np.ascontiguousarray(dataset[()])
+        if not letters.size:
+            return xr.Variable(dims[:-1], np.zeros(letters.shape[:-1], "U1"), attrs)
+        texts = np.char.decode(letters.view(f"S{letters.shape[-1]}")[..., 0], "utf-8")
+    except (OSError, RuntimeError, UnicodeError) as error:
+        raise RunFormatError(f"{handle.path}: {path} cannot be read: {_first_line(error)}") from None
+    return xr.Variable(dims[:-1], texts, attrs)
+
+
+def stored_entries(dataset: h5py.Dataset) -> float:
+    """Number of entries of which the file can hold the bytes; a damaged or hostile shape may claim any number.
+
+    Raises
+    ------
+    RunFormatError
+        If a compressed chunk would unfold to more than any file of ours has in one.
+    """
+    if not dataset.chunks and dataset.id.get_create_plist().get_layout() == h5py.h5d.COMPACT:
+        return math.inf  # within its header, at most 64 kB
+    filters = dataset.id.get_create_plist().get_nfilters()
+    if filters and math.prod(dataset.chunks) * dataset.dtype.itemsize > LARGEST_CHUNK:
+        raise RunFormatError(f"{dataset.file.filename}: {dataset.name} has larger chunks than are read")
+    return dataset.id.get_storage_size() * (COMPRESSION if filters else 1) // max(1, dataset.dtype.itemsize)
 
 
 def read_now(variable: xr.Variable) -> xr.Variable:

@@ -119,7 +119,7 @@ def test_the_page_names_everything_that_a_file_holds(finished):
     with h5py.File(finished) as file:
         names.update(file.attrs)
         file.visititems(note)
-        own = {name for name in names if name.startswith("_")}  # of netCDF
+        own = {name for name in names if name.startswith(("_", "string"))}  # of netCDF
         # What this writer chose: attributes of its training, arrays of its state and the axes of both.
         own |= {*file["checkpoints"].attrs, *state_names(file["state"])}
         own |= {dim for group in ("state", "data/training", "data/validation") for dim in file[group]}

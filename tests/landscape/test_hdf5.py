@@ -94,7 +94,7 @@ def test_other_programs_open_the_file(eigs, tmp_path):
         assert opened.attrs["learning_rate"] == 1.0
     with h5py.File(path) as file:
         assert file["eigenvalue"].dims[0][0] == file["step"]
-        assert file["converged"].attrs["dtype"] == "bool"
+        assert file["converged"].attrs["dtype"] == b"bool"
         np.testing.assert_array_equal(file["threshold"][()], eigs.threshold)
 
 

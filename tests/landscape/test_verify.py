@@ -216,6 +216,7 @@ def test_what_is_missing_is_named(path, name, where):
 def test_an_axis_without_a_scale_is_found(path):
     with h5py.File(path, "r+") as file:
         file["history/class_weight"].dims[1].detach_scale(file["history/class"])
+        del file["history/class_weight"].attrs["_Netcdf4Coordinates"]
     where, text, _ = the_damage(path)
     assert where == "history/class_weight"
     assert "an axis without a dimension scale" in text
