@@ -7,6 +7,7 @@ read everything in each, compares what could be read with the sound file, and pr
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import sys
 import tempfile
@@ -102,8 +103,13 @@ def main() -> int:
     start = time.monotonic()
     counts, failed, extremes = fuzz(range(options.first, options.first + options.cases), options.seed, options.keep)
     seconds = time.monotonic() - start
-    for case, what, detail in failed:
-        print(f"case {case}, {what[:200]}\n  {detail[:600]}", file=sys.stderr)
+    kinds: dict[str, list] = {}
+    for one in failed:  # what differs in numbers only is of one kind
+        kinds.setdefault(re.sub(r"[^a-z]+", " ", one[2])[:80], []).append(one)
+    for alike in kinds.values():
+        case, what, detail = alike[0]
+        more = f" and {len(alike) - 1} like it: {', '.join(str(one[0]) for one in alike[1:5])} …" if alike[1:] else ""
+        print(f"case {case}{more}\n  {what[:200]}\n  {detail[:600]}", file=sys.stderr)
     for outcome, count in counts.most_common():
         print(f"{count:6} {outcome}")
     print(

@@ -50,7 +50,7 @@ class Reader:
         self.pristine = pristine
         self._process: subprocess.Popen | None = None
         self.slowest = 0.0
-        self.peak_bytes = 0
+        self.last_bytes = self.peak_bytes = 0
 
     def read(self, path: Path) -> tuple[str, str]:
         """Outcome of reading `path`, "equal", "refused …" or one of FAILURES, and details."""
@@ -64,12 +64,13 @@ class Reader:
         if answer is None:
             self._process.kill()
             self._end()
-            return "hang", f"no answer within {TIME_LIMIT:.0f} s"
+            return "hang", f"no answer within {TIME_LIMIT:g} s"
         if not answer:
             code = self._end()
             return "crash", signal.strsignal(-code) if code < 0 else f"exit status {code}"
         found = json.loads(answer)
-        self.peak_bytes = max(self.peak_bytes, found["peak_bytes"])
+        self.last_bytes = found["bytes"]
+        self.peak_bytes = max(self.peak_bytes, self.last_bytes)
         return found["outcome"], found["detail"]
 
     def _start(self) -> None:
@@ -155,20 +156,20 @@ def main() -> None:
     os.dup2(2, 1)  # nothing else may stand among the answers
     from contents import contents, states
 
+    from landscape import verify
+
     pristine, saved = None, []
     if sys.argv[1]:
-        from landscape import verify
-
         pristine, saved = contents(sys.argv[1]), states(sys.argv[1])
-        verify(sys.argv[1], n_samples=0, progress=False)  # loads whatever it needs
+        verify(sys.argv[1], n_samples=0, progress=False)  # loads what it needs
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY_LIMIT, resource.RLIM_INFINITY))
-    before = resident_bytes()
-    forget_peak()
     answers.write(b"ready\n")
     for line in sys.stdin:
+        before = resident_bytes()
+        forget_peak()
         outcome, detail = judge(Path(line.rstrip("\n")), pristine, saved)
-        answer = {"outcome": outcome, "detail": detail, "peak_bytes": peak_bytes() - before}
+        answer = {"outcome": outcome, "detail": detail, "bytes": peak_bytes() - before}
         answers.write(json.dumps(answer).encode() + b"\n")
 
 
