@@ -21,11 +21,11 @@ def test_the_log_replayed_is_the_file(recorded):
     assert image == (folder / "whole.h5").read_bytes()
 
 
-def test_at_every_write_the_file_opens_with_all_committed_rows(recorded):
+def test_at_a_third_of_the_writes_the_file_opens_with_all_committed_rows(recorded):
     folder, events, marks, begin = recorded
     points = list(crash.images(events, begin))
-    assert len(points) > 400
-    for i, image in points:
+    assert len(points) > 500
+    for i, image in points[::3]:
         crash.try_point(folder / "point.h5", image, crash.committed(marks, i), folder / "whole.h5", resume=False)
 
 
