@@ -19,7 +19,7 @@ from pathlib import Path
 from memory import forget_peak, peak_bytes, resident_bytes
 
 TIME_LIMIT = 10.0
-"""Seconds for a file."""
+"""Seconds for a file; as many more as other programs keep the processors busy."""
 
 MEMORY_LIMIT = 2 * 2**30
 """Bytes of address space beyond what the process has when it has loaded everything."""
@@ -59,12 +59,13 @@ class Reader:
         began = time.monotonic()
         self._process.stdin.write(f"{path}\n".encode())
         self._process.stdin.flush()
-        answer = self._answer(TIME_LIMIT)
+        limit = TIME_LIMIT * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+        answer = self._answer(limit)
         self.slowest = max(self.slowest, time.monotonic() - began)
         if answer is None:
             self._process.kill()
             self._end()
-            return "hang", f"no answer within {TIME_LIMIT:g} s"
+            return "hang", f"no answer within {limit:.1f} s"
         if not answer:
             code = self._end()
             return "crash", signal.strsignal(-code) if code < 0 else f"exit status {code}"

@@ -56,7 +56,7 @@ def test_the_reader_notices_other_numbers_lost_rows_hangs_and_crashes(tmp_path, 
         assert process.read(tmp_path / "text.h5")[0] == "refused at open"
         monkeypatch.setattr(reader, "TIME_LIMIT", 0.5)
         process._process.send_signal(signal.SIGSTOP)
-        assert process.read(sound) == ("hang", "no answer within 0.5 s")
+        assert process.read(sound)[0] == "hang"
         monkeypatch.setattr(reader, "TIME_LIMIT", 10.0)
         assert process.read(sound) == ("equal", "")
         process._process.send_signal(signal.SIGSTOP)
