@@ -12,13 +12,14 @@ from typing import Annotated
 import tyro
 
 from dynloss.settings import TrainingSettings
+from landscape.command_line import Terminated, terminable
 
 
 @dataclass(frozen=True)
 class TrainCommand:
     """Train a network with one hidden layer on the spiral task, and record the run in a file.
 
-    An interrupted run (Ctrl-C, or killed) goes on with --resume.
+    An interrupted run (Ctrl-C, SIGTERM, a full disk, or killed) goes on with --resume.
     """
 
     record: Annotated[Path, tyro.conf.Positional]
@@ -55,7 +56,7 @@ class TrainCommand:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Train as `argv` says; returns 0, 1 where training diverged, 130 where it was interrupted."""
+    """Train as `argv` says; returns 0, 1 where training diverged, 130 where Ctrl-C ended it, 143 where SIGTERM did."""
     try:
         command = tyro.cli(TrainCommand, args=list(argv), prog="python -m dynloss train")
     except SystemExit as stop:  # tyro has printed its help, or what is wrong with the arguments
@@ -76,25 +77,27 @@ def run(command: TrainCommand) -> int:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            train(
-                model,
-                loss,
-                data,
-                validation=validation,
-                record=command.record,
-                overwrite=command.overwrite,
-                resume=command.resume,
-                **asdict(command.training),
-            )
-        except KeyboardInterrupt:
+            with terminable():
+                train(
+                    model,
+                    loss,
+                    data,
+                    validation=validation,
+                    record=command.record,
+                    overwrite=command.overwrite,
+                    resume=command.resume,
+                    **asdict(command.training),
+                )
+        except KeyboardInterrupt as stop:
             print(f"dynloss: interrupted; {command.record} goes on with --resume", file=sys.stderr)
-            return 130
+            return 143 if isinstance(stop, Terminated) else 130
         except FileExistsError:
             raise FileExistsError(
                 f"{command.record} exists; --overwrite replaces it, --resume goes on with it"
             ) from None
-    for warning in caught:
-        print(f"dynloss: {warning.message}", file=sys.stderr)
+        finally:
+            for warning in caught:
+                print(f"dynloss: {warning.message}", file=sys.stderr)
     from landscape import open_run
 
     with open_run(command.record) as recorded:

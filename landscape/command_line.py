@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 
 
 def run_command(program: str, commands: Mapping[str, tuple[str, str]], argv: Sequence[str] | None = None) -> int:
@@ -38,8 +41,29 @@ def run_command(program: str, commands: Mapping[str, tuple[str, str]], argv: Seq
         return _fail(program, error.args[0] if error.args else repr(error))
     except (ValueError, OSError) as error:
         return _fail(program, error)
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as stop:
+        return 143 if isinstance(stop, Terminated) else 130
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as schedulers and shutdowns send it: to be treated as Ctrl-C is."""
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM raises `Terminated` inside, so that files are closed in order; in the main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_):
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _help(program: str, commands: Mapping[str, tuple[str, str]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from landscape.netcdf import to_json
 from landscape.run_format import OPEN
 from landscape.run_state import TABLES
 from landscape.run_tables import allocated_by_a_commit
+from landscape.stored import closed_for_writing, reason
 from landscape.superblock import make_writable
 
 if TYPE_CHECKING:
@@ -53,14 +55,20 @@ def open_to_resume(
         reserve = sum(allocated_by_a_commit(group, block_rows) for group in groups)
     if differences:
         raise ValueError(f"{path} holds another run, and cannot be resumed as this one: {'; '.join(differences)}")
-    make_writable(path, reserve)
-    try:
-        file = _open_as_swmr_writer(path)
-    except BlockingIOError:
-        raise BlockingIOError(f"{path} is open in another program; close it there to resume the run") from None
-    file.attrs.modify("status", np.bytes_("running"))
-    file.attrs.modify("n_resumed", file.attrs["n_resumed"] + 1)
-    file.flush()
+    with closed_for_writing(path):
+        make_writable(path, reserve)
+        try:
+            file = _open_as_swmr_writer(path)
+        except BlockingIOError:
+            raise BlockingIOError(f"{path} is open in another program; close it there to resume the run") from None
+        try:
+            file.attrs.modify("status", np.bytes_("running"))
+            file.attrs.modify("n_resumed", file.attrs["n_resumed"] + 1)
+            file.flush()
+        except (OSError, RuntimeError) as error:
+            with contextlib.suppress(OSError, RuntimeError):
+                file.close()
+            raise OSError(f"cannot write to {path}: {reason(error)}") from None
     return file
 
 

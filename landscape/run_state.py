@@ -74,12 +74,13 @@ class StateSlots:
 
     def write(self) -> None:
         """Write the held state over the older slot; the newer one stays valid until this one's checksum is right."""
-        self._slot, self._sequence = 1 - self._slot, self._sequence + 1
-        self._buffers["sequence"][0] = self._sequence
+        slot = 1 - self._slot
+        self._buffers["sequence"][0] = self._sequence + 1
         self._buffers[CHECKSUM][:] = _checksum(self._buffers, self.names)
         for name, column in self._columns.items():
-            column.write(self._slot, self._buffers[name])
-        self.pending = False
+            column.write(slot, self._buffers[name])
+        # Last: a write that was interrupted is done again into the same slot, and never over the whole one.
+        self._slot, self._sequence, self.pending = slot, self._sequence + 1, False
 
 
 class SavedState(NamedTuple):

@@ -44,7 +44,7 @@ class Table:
         self.n_buffered = 0
         self.n_committed = group["step"].shape[0]
         self.resumed = group["step"][()]
-        self.last_step = int(self.resumed[-1]) if self.n_committed else -(2**63)
+        self.last_step = self.committed_step = int(self.resumed[-1]) if self.n_committed else -(2**63)
         self.exact = True
         self.steps = np.zeros(self.block_rows, np.int64)
         self.buffers = {name: np.zeros((self.block_rows, *group[name].shape[1:]), group[name].dtype) for name in names}
@@ -84,7 +84,7 @@ class Table:
         """Extend `step`: from now on the rows exist."""
         self._columns["step"].write(self.n_committed, self.steps[: self.n_buffered])
         self.n_committed += self.n_buffered
-        self.n_buffered = 0
+        self.n_buffered, self.committed_step = 0, self.last_step
 
     def _repeat(self, step: int) -> None:
         row = int(np.searchsorted(self.resumed, step))
@@ -219,10 +219,11 @@ def row_checksums(steps: np.ndarray, values: Sequence[np.ndarray]) -> np.ndarray
 
 
 def _chunk_rows(block_rows: int, row_bytes: int) -> int:
-    """Rows a chunk: whole blocks of about 8 kB, unless one block is larger; never more than 1 MB."""
+    """Rows a chunk: whole blocks of about 8 kB, or an even part of a larger block, of 1 MB at most."""
     if block_rows * row_bytes < 2**13:
         return block_rows * (2**13 // (block_rows * row_bytes))
-    return max(1, min(block_rows, 2**20 // row_bytes))
+    n_chunks = -(-block_rows // max(1, 2**20 // row_bytes))
+    return -(-block_rows // n_chunks)
 
 
 def _chunks(block_rows: int, shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import os
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from landscape import run_format
 from landscape.resume import open_to_resume
 from landscape.run_state import TABLES, StateSlots, newest_state, saved_states
 from landscape.run_tables import Table
+from landscape.stored import reason
 from landscape.writer_lock import WriterLock
 
 if TYPE_CHECKING:
@@ -82,6 +84,8 @@ class RunWriter:
         If the folder does not exist.
     BlockingIOError
         If another writer has the file open.
+    OSError
+        If the file cannot be written, for example because the disk is full; then no file is left.
     ValueError
         If an option is out of its range, or a resumed run is finished, damaged or another one.
 
@@ -111,7 +115,7 @@ class RunWriter:
         data: Mapping[str, tuple[Any, Any]] | None = None,
         n_modes: int = 0,
         dtype: str = "float64",
-        block_rows: int = 64,
+        block_rows: int = 256,
         block_seconds: float = 10.0,
         overwrite: bool = False,
         resume: bool = False,
@@ -150,6 +154,7 @@ class RunWriter:
                 more = {"config": config or {}, "producer": producer, "data": data or {}, "block_rows": block_rows}
                 self._file = run_format.create_file(self.path, layout, **content, **more)
             tables = {name: Table(self._file[name], block_rows) for name in TABLES if name in self._file}
+            self._found = os.stat(self.path)
             self._history, self._checkpoints = tables["history"], tables["checkpoints"]
             self._eigenpairs = tables.get("eigenpairs")
             self._tables = list(tables.values())
@@ -188,28 +193,9 @@ class RunWriter:
         step = operator.index(step)
         rows, saved, full = self._history, self._checkpoints, False
         if history:
-            if history.keys() != rows.names:
-                raise ValueError(self._mismatch(history))
-            i, buffers = rows.n_buffered, rows.buffers
-            for name, value in history.items():
-                buffer = buffers[name]
-                try:
-                    # Shapes must be equal: numpy would spread a single value over all classes.
-                    buffer[i] = (
-                        value if type(value) is float and buffer.ndim == 1 else _exactly(value, buffer.shape[1:])
-                    )
-                except (TypeError, ValueError) as error:
-                    raise ValueError(f"{name} must hold numbers of shape {buffer.shape[1:]}: {error}") from None
+            self._fill_history(history)
         if params is not None:
-            vectors = {"params": params, **(optimizer_state or {})}
-            if vectors.keys() != saved.names:
-                declared = ", ".join(sorted(saved.names - {"params"})) or "nothing"
-                raise ValueError(f"optimizer_state must give {declared}, as the writer declared; got {sorted(vectors)}")
-            for name, vector in vectors.items():
-                array = run_format.to_array(vector)
-                if array.shape != (self.layout.n_params,):
-                    raise ValueError(f"{name} must have shape ({self.layout.n_params},), got {array.shape}")
-                saved.buffers[name][saved.n_buffered] = array
+            self._fill_checkpoint(params, optimizer_state)
         if history:
             full = rows.push(step)
         if params is not None:
@@ -281,10 +267,19 @@ class RunWriter:
 
         Raises
         ------
+        FileNotFoundError
+            If the file was removed or replaced meanwhile.
         OSError
             If they cannot be written, for example because the disk is full; what was committed before is safe.
         """
         tables = [table for table in self._tables if table.n_buffered]
+        try:
+            if not os.path.samestat(os.stat(self.path), self._found):
+                raise FileNotFoundError
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"{self.path} was removed or replaced while it was being written; what was recorded is lost"
+            ) from None
         try:
             for table in tables:
                 table.write_rows()
@@ -295,8 +290,7 @@ class RunWriter:
                 table.write_steps()
             self._file.flush()
         except (OSError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
-            raise OSError(f"cannot write to {self.path}; what it held before is safe: {reason}") from error
+            raise self._not_written(error) from None
         self._oldest = 0.0
 
     def finish(self, status: str = "complete") -> None:
@@ -311,17 +305,26 @@ class RunWriter:
             raise ValueError(f"status must be one of {', '.join(run_format.STATUSES[1:])}, got {status!r}")
         if self.status != "running":
             return
+        failure: OSError | None = None
         try:
             self.commit()
+        except OSError as error:
+            failure, status = error, "interrupted"
+        self.status = status
+        try:
             # In place, and flushed on its own: live readers and plain ones both see it.
             self._file.attrs.modify("status", np.bytes_(status))
             self._file.flush()
+        except (OSError, RuntimeError) as error:
+            failure = failure or self._not_written(error)
+        try:
+            self._file.close()
+        except (OSError, RuntimeError) as error:
+            failure = failure or self._not_written(error)
         finally:
-            self.status = status
-            try:
-                self._file.close()
-            finally:
-                self._lock.release()
+            self._lock.release()
+        if failure is not None:
+            raise failure
 
     def close(self) -> None:
         """Finish the run as complete, unless it is finished already."""
@@ -331,7 +334,50 @@ class RunWriter:
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
-        self.finish("complete" if kind is None else "interrupted")
+        if kind is None:
+            return self.finish("complete")
+        try:
+            self.finish("interrupted")
+        except OSError as failure:  # `error` goes on, and is often of the same cause
+            if str(failure) != str(error):
+                warnings.warn(str(failure), RuntimeWarning, stacklevel=2)
+
+    def _not_written(self, error: Exception) -> OSError:
+        """The error to raise where rows could not be written."""
+        step = max(table.committed_step for table in self._tables)
+        held = f"the rows up to step {step}" if any(table.n_committed for table in self._tables) else "no rows"
+        return OSError(f"cannot write to {self.path}: {reason(error)}; it holds {held}, and can be resumed")
+
+    def _fill_history(self, values: Mapping[str, Any]) -> None:
+        """Put a row of the history into the buffers; it counts once it is pushed."""
+        table = self._history
+        i, buffers = table.n_buffered, table.buffers
+        if len(values) != len(buffers):
+            raise ValueError(self._mismatch(values))
+        for name, value in values.items():
+            buffer = buffers.get(name)
+            if buffer is None:
+                raise ValueError(self._mismatch(values))
+            try:
+                # Shapes must be equal: numpy would spread a single value over all classes.
+                if type(value) is not float or buffer.ndim > 1:
+                    value = _exactly(value, buffer.shape[1:])
+                buffer[i] = value
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{name} must hold numbers of shape {buffer.shape[1:]}: {error}") from None
+
+    def _fill_checkpoint(self, params: Any, optimizer_state: Mapping[str, Any] | None) -> None:
+        """Put θ, and the optimiser's vectors, into the buffers."""
+        table = self._checkpoints
+        vectors = {"params": params, **optimizer_state} if optimizer_state else {"params": params}
+        if vectors.keys() != table.names:
+            declared = ", ".join(sorted(table.names - {"params"})) or "nothing"
+            raise ValueError(f"optimizer_state must give {declared}, as the writer declared; got {sorted(vectors)}")
+        for name, vector in vectors.items():
+            array, row = run_format.to_array(vector), table.buffers[name][table.n_buffered]
+            if array.shape != row.shape:
+                raise ValueError(f"{name} must have shape {row.shape}, got {array.shape}")
+            row[:] = array
 
     def _n_rows(self) -> list[int]:
         return [self._history.n_rows, self._checkpoints.n_rows, self._eigenpairs.n_rows if self._eigenpairs else 0]

@@ -53,7 +53,9 @@ def check_size(run: Run, found: Findings) -> None:
         return
     _, end = struct.unpack("<QQ", block[20:36])
     # Of a file that is being written, or whose writer was killed, the end may be given out and not written yet.
-    if size < end and run.status != "running":
+    if size < end and run.status == "interrupted":
+        found.note("file", f"ends early, at {size} of {end} bytes, as where a disk was full")
+    elif size < end and run.status != "running":
         found.damaged("file", f"is cut short: {size} of {end} bytes")
 
 

@@ -27,7 +27,10 @@ class WriterLock:
         self.path = lock_path(path)
         self._descriptor: int | None = None
         for attempt in range(20):
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            except PermissionError:
+                raise PermissionError(f"no permission to write in {self.path.parent}") from None
             if not _lock(descriptor):
                 os.close(descriptor)
                 # is_being_written holds the lock for microseconds; a writer holds it for long.
@@ -62,8 +65,8 @@ def is_being_written(path: str | os.PathLike) -> bool:
 
 
 def lock_path(path: str | os.PathLike) -> Path:
-    """The lock file of the run file `path`."""
-    path = Path(path)
+    """The lock file of the run file `path`: one for all the names that symbolic links give the file."""
+    path = Path(os.path.realpath(path))
     return path.with_name(path.name + ".lock")
 
 
