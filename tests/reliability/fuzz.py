@@ -40,11 +40,11 @@ def sound_files(folder: Path) -> list[Path]:
     draw = dynloss.UniformSampler(24, 8)
 
     def sampler(step):
-        if step == 140:
+        if step == 290:  # a block of 256 rows is committed
             shutil.copy(recording, killed)
         return draw(step)
 
-    options |= {"n_steps": 150, "sampler": sampler, "optimizer": "adam"}
+    options |= {"n_steps": 300, "sampler": sampler, "optimizer": "adam"}
     dynloss.train(model(), loss, sets[0], record=recording, **options)
     return [finished, killed]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import importlib
 import mmap
 import os
 import resource
@@ -44,10 +45,14 @@ RUNS = {
     "momentum": {"optimizer": "momentum", "batch_size": 16, "learning_rate": 0.05},
 }
 SETTINGS = {"learning_rate": 0.2, "n_steps": 500, "checkpoint_every": 5, "eigenpairs": 2, "eigenpairs_every": 31}
+BLOCK_ROWS = 32
+"""Rows that are committed together: fewer than usual, so that short runs have many commits."""
 
 
 def train(name: str, path: Path) -> None:
     """Train the run `name`, or go on with it."""
+    training = importlib.import_module("dynloss.train")  # whose name is that of a function, too
+    training.RunWriter = functools.partial(run_writer.RunWriter, block_rows=BLOCK_ROWS)
     model = dynloss.mlp(n_inputs=2, width=10, n_classes=3, seed=0)
     settings = SETTINGS | RUNS[name]
     dynloss.train(model, LOSS, DATA[0], validation=DATA[1], record=path, resume=True, **settings)
@@ -90,16 +95,18 @@ class Progress:
         writer = run_writer.RunWriter
         run_format.create_file = self._noted("creating", run_format.create_file)
         writer.commit = self._noted("committing", writer.commit, self._count)
-        writer.finish = self._noted("finishing", writer.finish)
+        writer.finish = self._noted("finishing", writer.finish, when=lambda writer, *_: writer.status == "running")
         recorder = dynloss.eigenpairs.EigenpairRecorder
         recorder.flush = self._noted("eigenpairs", recorder.flush)
         self._numbers[0] = PHASES.index("starting")
 
-    def _noted(self, phase: str, function, done=None):
+    def _noted(self, phase: str, function, done=None, when=None):
         number = PHASES.index(phase)
 
         @functools.wraps(function)
         def noted(*arguments, **options):
+            if when is not None and not when(*arguments):
+                return function(*arguments, **options)
             before, begun = self._numbers[0] or PHASES.index("training"), time.perf_counter()
             self._numbers[8 + number] += 1
             self._numbers[0] = number
