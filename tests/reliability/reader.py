@@ -42,12 +42,14 @@ class Reader:
 
     Parameters
     ----------
-    pristine : Path or None
-        What is read is compared with this sound file.
+    sound : Path
+        A sound file, which it reads first.
+    compare : bool
+        Whether other files are damaged copies of that one, and what is read of them is compared with it.
     """
 
-    def __init__(self, pristine: Path | None = None):
-        self.pristine = pristine
+    def __init__(self, sound: Path, *, compare: bool = True):
+        self.sound, self.compare = sound, compare
         self._process: subprocess.Popen | None = None
         self.slowest = 0.0
         self.last_bytes = self.peak_bytes = 0
@@ -76,7 +78,7 @@ class Reader:
 
     def _start(self) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        command = [sys.executable, __file__, str(self.pristine or "")]
+        command = [sys.executable, __file__, str(self.sound), *(["compare"] if self.compare else [])]
         self._process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         if self._answer(120) != b"ready\n":
             raise RuntimeError(f"the reading process did not start: exit status {self._end()}")
@@ -159,10 +161,11 @@ def main() -> None:
 
     from landscape import verify
 
-    pristine, saved = None, []
-    if sys.argv[1]:
-        pristine, saved = contents(sys.argv[1]), states(sys.argv[1])
-        verify(sys.argv[1], n_samples=0, progress=False)  # loads what it needs
+    sound = Path(sys.argv[1])
+    pristine, saved = contents(sound), states(sound)
+    verify(sound, n_samples=0, progress=False)  # now all that is needed is loaded
+    if "compare" not in sys.argv:
+        pristine = None
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY_LIMIT, resource.RLIM_INFINITY))
     answers.write(b"ready\n")

@@ -38,8 +38,8 @@ def sound(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def process():
-    with Reader() as process:
+def process(sound):
+    with Reader(sound, compare=False) as process:
         yield process
 
 
