@@ -46,6 +46,11 @@ def train(
     Row t of the file holds θ_t and what was evaluated at θ_t under the class weights of step t, before the update:
     ``loss`` and the accuracies on all samples, ``gradient_norm`` of the gradient that the update uses.
 
+    Ctrl-C ends the run in order: the last rows are committed, its status is "interrupted". Handlers of signals are
+    the caller's, so SIGTERM kills a Python program as ever, and the rows since the last commit with it; inside
+    ``with landscape.termination.orderly_termination():`` it acts like Ctrl-C, as it does on the command line. After
+    either, and after a full disk, `resume` goes on.
+
     Parameters
     ----------
     model : torch.nn.Module
@@ -80,6 +85,8 @@ def train(
         another one. No file is made or changed then.
     FileExistsError
         If `record` exists and neither `overwrite` nor `resume` is set.
+    OSError
+        If the file cannot be written: no permission, no space, or it was deleted meanwhile. What was committed stays.
     """
     settings = TrainingSettings(**settings)
     sets = {"training": checked_samples("data", model, *data)}

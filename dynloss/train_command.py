@@ -12,13 +12,14 @@ from typing import Annotated
 import tyro
 
 from dynloss.settings import TrainingSettings
+from landscape.command_line import interrupted_status
 
 
 @dataclass(frozen=True)
 class TrainCommand:
     """Train a network with one hidden layer on the spiral task, and record the run in a file.
 
-    An interrupted run (Ctrl-C, or killed) goes on with --resume.
+    An interrupted run (Ctrl-C, SIGTERM, a full disk, or killed) goes on with --resume.
     """
 
     record: Annotated[Path, tyro.conf.Positional]
@@ -55,7 +56,7 @@ class TrainCommand:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Train as `argv` says; returns 0, 1 where training diverged, 130 where it was interrupted."""
+    """Train as `argv` says; returns 0, 1 where training diverged, 130 or 143 where it was interrupted."""
     try:
         command = tyro.cli(TrainCommand, args=list(argv), prog="python -m dynloss train")
     except SystemExit as stop:  # tyro has printed its help, or what is wrong with the arguments
@@ -86,9 +87,12 @@ def run(command: TrainCommand) -> int:
                 resume=command.resume,
                 **asdict(command.training),
             )
-        except KeyboardInterrupt:
-            print(f"dynloss: interrupted; {command.record} goes on with --resume", file=sys.stderr)
-            return 130
+        except KeyboardInterrupt as stop:
+            notes = "".join(f" ({note})" for note in getattr(stop, "__notes__", ()))
+            if not command.record.exists():
+                raise  # before anything was recorded
+            print(f"dynloss: interrupted; {command.record} goes on with --resume{notes}", file=sys.stderr)
+            return interrupted_status(stop)
         except FileExistsError:
             raise FileExistsError(
                 f"{command.record} exists; --overwrite replaces it, --resume goes on with it"

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from collections.abc import Mapping, Sequence
+
+from landscape.termination import Terminated, orderly_termination
 
 
 def run_command(program: str, commands: Mapping[str, tuple[str, str]], argv: Sequence[str] | None = None) -> int:
     """Run one of `commands`; returns the exit status: 2 for bad input, with one line on stderr and no traceback.
+
+    Ctrl-C ends it with 130, SIGTERM with 143 and SIGHUP with 129, after everything was closed in order.
 
     Parameters
     ----------
@@ -30,7 +35,8 @@ def run_command(program: str, commands: Mapping[str, tuple[str, str]], argv: Seq
         return _fail(program, f"there is no command {name!r}; choose from {', '.join(commands)}")
     module, function = commands[name][0].split(":")
     try:
-        return getattr(importlib.import_module(module), function)(rest) or 0
+        with orderly_termination():
+            return getattr(importlib.import_module(module), function)(rest) or 0
     except BrokenPipeError:  # `… | head` has seen enough; nothing more must be written at exit
         sys.stdout = None
         return 0
@@ -38,8 +44,13 @@ def run_command(program: str, commands: Mapping[str, tuple[str, str]], argv: Seq
         return _fail(program, error.args[0] if error.args else repr(error))
     except (ValueError, OSError) as error:
         return _fail(program, error)
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as stop:
+        return interrupted_status(stop)
+
+
+def interrupted_status(stop: KeyboardInterrupt) -> int:
+    """Exit status of a process that `stop` ended, as shells have it: 128 and the number of the signal."""
+    return 128 + (stop.number if isinstance(stop, Terminated) else signal.SIGINT)
 
 
 def _help(program: str, commands: Mapping[str, tuple[str, str]]) -> str:

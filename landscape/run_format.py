@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import xarray as xr
 
+from landscape.failed_writes import abandon
 from landscape.netcdf import to_json, write_attrs, write_dataset
 from landscape.run_state import create_state
 from landscape.run_tables import CHECKSUM, create_table
@@ -72,7 +73,7 @@ def create_file(path: Path, layout: ParamLayout, **content: Any) -> h5py.File:
             file.swmr_mode = True
             os.replace(new, path)
         except BaseException:
-            file.close()
+            abandon(file)
             raise
     finally:
         new.unlink(missing_ok=True)

@@ -117,8 +117,8 @@ class Column:
         """Write the C-contiguous `rows`, of the stored type, at row `start`; a variable that is too short grows."""
         shape = rows.shape
         if self._length < start + shape[0]:
+            self._id.set_extent((start + shape[0], *shape[1:]))
             self._length = start + shape[0]
-            self._id.set_extent((self._length, *shape[1:]))
         if self._memory[0] != shape:
             self._memory = (shape, h5py.h5s.create_simple(shape))
         space = self._id.get_space()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import os
 import time
@@ -13,7 +14,9 @@ import numpy as np
 import xarray as xr
 
 from landscape import run_format
-from landscape.resume import open_to_resume
+from landscape.failed_writes import abandon, check_room, reason
+from landscape.netcdf import to_json
+from landscape.resume import mark_interrupted, open_to_resume
 from landscape.run_state import TABLES, StateSlots, newest_state, saved_states
 from landscape.run_tables import Table
 from landscape.writer_lock import WriterLock
@@ -28,7 +31,8 @@ class RunWriter:
     Rows wait in memory and are committed block by block: all variables are written and flushed, then `step` is
     extended and flushed, and a row exists only when `step` says so. If the process is killed at any moment, the file
     opens and holds every committed row. Use it as a context manager: on leaving, the last rows are committed and the
-    status becomes "complete", or "interrupted" after an exception.
+    status becomes "complete", or "interrupted" after an exception. After a write that failed, nothing more is written:
+    the file is closed as it is, "interrupted" where that can still be said, to be resumed.
 
     Parameters
     ----------
@@ -82,6 +86,8 @@ class RunWriter:
         If the folder does not exist.
     BlockingIOError
         If another writer has the file open.
+    OSError
+        If the file cannot be written: no permission, no space. There is no part of a new file then.
     ValueError
         If an option is out of its range, or a resumed run is finished, damaged or another one.
 
@@ -127,7 +133,9 @@ class RunWriter:
             raise ValueError(f"block_rows must be at least 1, got {block_rows}")
         if not 0 <= n_modes <= layout.n_params:
             raise ValueError(f"n_modes must be between 0 and the {layout.n_params} parameters, got {n_modes}")
-        if not self.path.parent.is_dir():
+        # Where the file lies whatever becomes of symbolic links and of the working directory.
+        self._place = Path(os.path.realpath(self.path))
+        if not self._place.parent.is_dir():
             raise FileNotFoundError(f"the folder {self.path.parent} does not exist; create it first")
         content = {
             "history": dict(history) if isinstance(history, Mapping) else {name: {} for name in history},
@@ -140,15 +148,17 @@ class RunWriter:
         self._block_seconds = block_seconds
         self._oldest = 0.0
         self.state: xr.Dataset | None = None
-        self._lock = WriterLock(self.path)
+        self._check_permission()
+        self._lock = WriterLock(self._place)
         try:
             if resume and self.path.exists():
-                self._file = open_to_resume(self.path, layout, **content)
+                self._file = open_to_resume(self._place, layout, **content)
             elif self.path.exists() and not overwrite:
                 raise FileExistsError(f"{self.path} exists; give another path, or overwrite=True to replace it")
             else:
                 more = {"config": config or {}, "producer": producer, "data": data or {}, "block_rows": block_rows}
-                self._file = run_format.create_file(self.path, layout, **content, **more)
+                self._file = self._create(content | more)
+            self._found = os.stat(self._place)
             tables = {name: Table(self._file[name], block_rows) for name in TABLES if name in self._file}
             self._history, self._checkpoints = tables["history"], tables["checkpoints"]
             self._eigenpairs = tables.get("eigenpairs")
@@ -282,10 +292,12 @@ class RunWriter:
         Raises
         ------
         OSError
-            If they cannot be written, for example because the disk is full; what was committed before is safe.
+            If they cannot be written, for example because the disk is full. What was committed before is safe; the
+            writer is closed, and the run can be resumed.
         """
         tables = [table for table in self._tables if table.n_buffered]
         try:
+            self._check_place()
             for table in tables:
                 table.write_rows()
             if self._slots is not None and self._slots.pending:
@@ -295,8 +307,8 @@ class RunWriter:
                 table.write_steps()
             self._file.flush()
         except (OSError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
-            raise OSError(f"cannot write to {self.path}; what it held before is safe: {reason}") from error
+            self._fail()
+            raise self._failure(error) from error
         self._oldest = 0.0
 
     def finish(self, status: str = "complete") -> None:
@@ -306,6 +318,11 @@ class RunWriter:
         ----------
         status : str
             "complete", "diverged" or "interrupted".
+
+        Raises
+        ------
+        OSError
+            As in `commit`.
         """
         if status not in run_format.STATUSES[1:]:
             raise ValueError(f"status must be one of {', '.join(run_format.STATUSES[1:])}, got {status!r}")
@@ -316,12 +333,16 @@ class RunWriter:
             # In place, and flushed on its own: live readers and plain ones both see it.
             self._file.attrs.modify("status", np.bytes_(status))
             self._file.flush()
-        finally:
-            self.status = status
-            try:
-                self._file.close()
-            finally:
-                self._lock.release()
+            self._file.close()
+        except BaseException as error:
+            if self.status != "running":  # the commit has failed and closed the file
+                raise
+            self._fail()
+            if isinstance(error, (OSError, RuntimeError)):
+                raise self._failure(error) from error
+            raise
+        self.status = status
+        self._lock.release()
 
     def close(self) -> None:
         """Finish the run as complete, unless it is finished already."""
@@ -331,7 +352,55 @@ class RunWriter:
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
-        self.finish("complete" if kind is None else "interrupted")
+        try:
+            self.finish("complete" if kind is None else "interrupted")
+        except OSError as failure:
+            if error is None:
+                raise
+            error.add_note(str(failure))
+
+    def _check_permission(self) -> None:
+        for place in (self._place, self._place.parent):
+            if place.exists() and not os.access(place, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+                raise PermissionError(f"no permission to write to {place}; record the run elsewhere, or allow it")
+
+    def _create(self, content: dict[str, Any]):
+        arrays = [part for pair in content["data"].values() for part in pair]
+        arrays += [*content["state"].values()] * 2
+        texts = len(to_json(content["config"])) + len(self.layout.to_json())
+        room = 2**18 + 4 * texts + sum(run_format.to_array(array).nbytes for array in arrays)
+        try:
+            check_room(self._place.parent, room)
+            return run_format.create_file(self._place, self.layout, **content)
+        except (OSError, RuntimeError) as error:
+            raise _with_errno(OSError(f"cannot create {self.path}: {reason(error)}"), error) from error
+
+    def _check_place(self) -> None:
+        try:
+            if os.path.samestat(os.stat(self._place), self._found):
+                return
+        except OSError:
+            pass
+        raise OSError("it was deleted, moved or replaced, and the lock that guards it is lost")
+
+    def _fail(self) -> None:
+        """Close the file after a write that failed, so that it is as if the process had been killed."""
+        self.status = "interrupted"
+        try:
+            abandon(self._file)
+            with contextlib.suppress(OSError):
+                self._check_place()
+                mark_interrupted(self._place)
+        finally:
+            self._lock.release()
+
+    def _failure(self, error: BaseException) -> OSError:
+        return _with_errno(
+            OSError(
+                f"cannot write to {self.path}: {reason(error)}; what was committed is safe, and the run can be resumed"
+            ),
+            error,
+        )
 
     def _n_rows(self) -> list[int]:
         return [self._history.n_rows, self._checkpoints.n_rows, self._eigenpairs.n_rows if self._eigenpairs else 0]
@@ -342,6 +411,11 @@ class RunWriter:
         parts = [f"lacks {', '.join(missing)}"] if missing else []
         parts += [f"has {', '.join(unknown)}, which the writer's history does not name"] if unknown else []
         return f"append must give every variable of the history: this row {' and '.join(parts)}"
+
+
+def _with_errno(error: OSError, cause: BaseException) -> OSError:
+    error.errno = getattr(cause, "errno", None)
+    return error
 
 
 def _exactly(value: Any, shape: tuple[int, ...]) -> np.ndarray:

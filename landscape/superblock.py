@@ -47,9 +47,9 @@ def make_writable(path: str | os.PathLike, reserve: int = 0) -> None:
         fields, (checksum,) = block[: _FIELDS.size], struct.unpack("<I", block[_FIELDS.size :])
         if lookup3(fields) != checksum or block[9] != 8:
             raise RunFormatError(f"the first bytes of {path} are damaged; it cannot be resumed")
-        if not block[11]:
-            return
         *head, flags, base, extension, end, root = _FIELDS.unpack(fields)
+        if not flags and os.fstat(file.fileno()).st_size >= end:
+            return
         end = max(end, os.fstat(file.fileno()).st_size) + reserve
         end += -end % PAGE
         file.truncate(end)
