@@ -117,7 +117,7 @@ class RunWriter:
         data: Mapping[str, tuple[Any, Any]] | None = None,
         n_modes: int = 0,
         dtype: str = "float64",
-        block_rows: int = 64,
+        block_rows: int = 256,
         block_seconds: float = 10.0,
         overwrite: bool = False,
         resume: bool = False,
@@ -198,28 +198,9 @@ class RunWriter:
         step = operator.index(step)
         rows, saved, full = self._history, self._checkpoints, False
         if history:
-            if history.keys() != rows.names:
-                raise ValueError(self._mismatch(history))
-            i, buffers = rows.n_buffered, rows.buffers
-            for name, value in history.items():
-                buffer = buffers[name]
-                try:
-                    # Shapes must be equal: numpy would spread a single value over all classes.
-                    buffer[i] = (
-                        value if type(value) is float and buffer.ndim == 1 else _exactly(value, buffer.shape[1:])
-                    )
-                except (TypeError, ValueError) as error:
-                    raise ValueError(f"{name} must hold numbers of shape {buffer.shape[1:]}: {error}") from None
+            self._fill_history(history)
         if params is not None:
-            vectors = {"params": params, **(optimizer_state or {})}
-            if vectors.keys() != saved.names:
-                declared = ", ".join(sorted(saved.names - {"params"})) or "nothing"
-                raise ValueError(f"optimizer_state must give {declared}, as the writer declared; got {sorted(vectors)}")
-            for name, vector in vectors.items():
-                array = run_format.to_array(vector)
-                if array.shape != (self.layout.n_params,):
-                    raise ValueError(f"{name} must have shape ({self.layout.n_params},), got {array.shape}")
-                saved.buffers[name][saved.n_buffered] = array
+            self._fill_checkpoint({"params": params, **optimizer_state} if optimizer_state else {"params": params})
         if history:
             full = rows.push(step)
         if params is not None:
@@ -359,6 +340,38 @@ class RunWriter:
                 raise
             error.add_note(str(failure))
 
+    def _fill_history(self, history: Mapping[str, Any]) -> None:
+        """Put a row into the buffers; it is not counted yet. This is called at every step, and must be quick."""
+        row, buffers = self._history.n_buffered, self._history.buffers
+        if len(history) != len(buffers):
+            raise ValueError(self._mismatch(history))
+        for name, value in history.items():
+            if name not in buffers:
+                raise ValueError(self._mismatch(history))
+            buffer = buffers[name]
+            if type(value) is float and buffer.ndim == 1:
+                buffer[row] = value
+                continue
+            shape = buffer.shape[1:]
+            try:
+                array = run_format.to_array(value)
+                if array.shape != shape:  # numpy would spread a single value over all classes
+                    raise ValueError(f"got {array.shape}")
+                buffer[row] = array
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{name} must hold numbers of shape {shape}: {error}") from None
+
+    def _fill_checkpoint(self, vectors: Mapping[str, Any]) -> None:
+        row, buffers = self._checkpoints.n_buffered, self._checkpoints.buffers
+        if vectors.keys() != buffers.keys():
+            declared = ", ".join(sorted(buffers.keys() - {"params"})) or "nothing"
+            raise ValueError(f"optimizer_state must give {declared}, as the writer declared; got {sorted(vectors)}")
+        for name, vector in vectors.items():
+            array, buffer = run_format.to_array(vector), buffers[name]
+            if array.shape != buffer.shape[1:]:
+                raise ValueError(f"{name} must have shape {buffer.shape[1:]}, got {array.shape}")
+            buffer[row] = array
+
     def _check_permission(self) -> None:
         for place in (self._place, self._place.parent):
             if place.exists() and not os.access(place, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
@@ -406,8 +419,8 @@ class RunWriter:
         return [self._history.n_rows, self._checkpoints.n_rows, self._eigenpairs.n_rows if self._eigenpairs else 0]
 
     def _mismatch(self, given: Mapping) -> str:
-        missing = sorted(self._history.names - given.keys())
-        unknown = sorted(given.keys() - self._history.names)
+        missing = sorted(self._history.buffers.keys() - given.keys())
+        unknown = sorted(given.keys() - self._history.buffers.keys())
         parts = [f"lacks {', '.join(missing)}"] if missing else []
         parts += [f"has {', '.join(unknown)}, which the writer's history does not name"] if unknown else []
         return f"append must give every variable of the history: this row {' and '.join(parts)}"
@@ -416,10 +429,3 @@ class RunWriter:
 def _with_errno(error: OSError, cause: BaseException) -> OSError:
     error.errno = getattr(cause, "errno", None)
     return error
-
-
-def _exactly(value: Any, shape: tuple[int, ...]) -> np.ndarray:
-    array = run_format.to_array(value)
-    if array.shape != shape:
-        raise ValueError(f"got {array.shape}")
-    return array
