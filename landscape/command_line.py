@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import signal
 import sys
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+
+from landscape.termination import Terminated, orderly_termination
 
 
 def run_command(program: str, commands: Mapping[str, tuple[str, str]], argv: Sequence[str] | None = None) -> int:
     """Run one of `commands`; returns the exit status: 2 for bad input, with one line on stderr and no traceback.
+
+    Ctrl-C ends it with 130, SIGTERM with 143 and SIGHUP with 129, after everything was closed in order.
 
     Parameters
     ----------
@@ -33,7 +35,8 @@ def run_command(program: str, commands: Mapping[str, tuple[str, str]], argv: Seq
         return _fail(program, f"there is no command {name!r}; choose from {', '.join(commands)}")
     module, function = commands[name][0].split(":")
     try:
-        return getattr(importlib.import_module(module), function)(rest) or 0
+        with orderly_termination():
+            return getattr(importlib.import_module(module), function)(rest) or 0
     except BrokenPipeError:  # `… | head` has seen enough; nothing more must be written at exit
         sys.stdout = None
         return 0
@@ -42,28 +45,12 @@ def run_command(program: str, commands: Mapping[str, tuple[str, str]], argv: Seq
     except (ValueError, OSError) as error:
         return _fail(program, error)
     except KeyboardInterrupt as stop:
-        return 143 if isinstance(stop, Terminated) else 130
+        return interrupted_status(stop)
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, as schedulers and shutdowns send it: to be treated as Ctrl-C is."""
-
-
-@contextlib.contextmanager
-def terminable() -> Iterator[None]:
-    """SIGTERM raises `Terminated` inside, so that files are closed in order; in the main thread only."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_):
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def interrupted_status(stop: KeyboardInterrupt) -> int:
+    """Exit status of a process that `stop` ended, as shells have it: 128 and the number of the signal."""
+    return 128 + (stop.number if isinstance(stop, Terminated) else signal.SIGINT)
 
 
 def _help(program: str, commands: Mapping[str, tuple[str, str]]) -> str:
