@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 BENCH_VENV ?= .venv-bench
 
-.PHONY: gallery test lint bench clean
+.PHONY: gallery test lint bench crash fuzz load clean
 
 gallery: $(INSTALLED)
 	$(BIN)/python -m viz.gallery build
@@ -35,6 +35,21 @@ $(BENCH_VENV)/.installed: pyproject.toml constraints.txt tests/benchmarks/peers.
 	$(PEERS) -r tests/benchmarks/peers.txt || grep -v '^#' tests/benchmarks/peers.txt | while read package; do \
 		$(PEERS) $$package || echo "ABSENT: $$package could not be installed"; done
 	touch $@
+
+# What run files stand; a page of the gallery shows the counts. Killed writers: every write, and real kills.
+RELIABILITY = $(BIN)/python tests/reliability
+COUNTS = --table gallery/data/reliability.json
+crash: $(INSTALLED)
+	$(RELIABILITY)/crash.py --twice 20 $(COUNTS)
+	$(RELIABILITY)/kill.py --kills 50 $(COUNTS)
+
+# Corrupted files.
+fuzz: $(INSTALLED)
+	$(RELIABILITY)/fuzz.py --cases 2000 $(COUNTS)
+
+# A million steps, 10 GB, a hundred runs at once. FOLDER is where they are written and removed again.
+load: $(INSTALLED)
+	$(RELIABILITY)/load.py $(if $(FOLDER),--folder $(FOLDER)) $(COUNTS)
 
 clean:
 	rm -rf $(VENV) $(BENCH_VENV) gallery/_site gallery/_build gallery/_cache

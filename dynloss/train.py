@@ -43,11 +43,13 @@ def train(
 ) -> Path:
     """Train `model`, by default by θ_{t+1} = θ_t − η∇F(θ_t, t), and record it; afterwards the model holds the last θ.
 
-    On an exception, Ctrl-C among them, the last rows are committed and the run's status is "interrupted". SIGTERM kills
-    the process as ever, which loses the rows of the last block; the command line turns it into an interruption.
-
     Row t of the file holds θ_t and what was evaluated at θ_t under the class weights of step t, before the update:
     ``loss`` and the accuracies on all samples, ``gradient_norm`` of the gradient that the update uses.
+
+    Ctrl-C ends the run in order: the last rows are committed, its status is "interrupted". Handlers of signals are
+    the caller's, so SIGTERM kills a Python program as ever, and the rows since the last commit with it; inside
+    ``with landscape.termination.orderly_termination():`` it acts like Ctrl-C, as it does on the command line. After
+    either, and after a full disk, `resume` goes on.
 
     Parameters
     ----------
@@ -84,7 +86,7 @@ def train(
     FileExistsError
         If `record` exists and neither `overwrite` nor `resume` is set.
     OSError
-        If the file cannot be written any more, for example because the disk is full; it can be resumed.
+        If the file cannot be written: no permission, no space, or it was deleted meanwhile. What was committed stays.
     """
     settings = TrainingSettings(**settings)
     sets = {"training": checked_samples("data", model, *data)}

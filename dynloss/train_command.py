@@ -12,7 +12,7 @@ from typing import Annotated
 import tyro
 
 from dynloss.settings import TrainingSettings
-from landscape.command_line import Terminated, terminable
+from landscape.command_line import interrupted_status
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class TrainCommand:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Train as `argv` says; returns 0, 1 where training diverged, 130 where Ctrl-C ended it, 143 where SIGTERM did."""
+    """Train as `argv` says; returns 0, 1 where training diverged, 130 or 143 where it was interrupted."""
     try:
         command = tyro.cli(TrainCommand, args=list(argv), prog="python -m dynloss train")
     except SystemExit as stop:  # tyro has printed its help, or what is wrong with the arguments
@@ -77,27 +77,28 @@ def run(command: TrainCommand) -> int:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            with terminable():
-                train(
-                    model,
-                    loss,
-                    data,
-                    validation=validation,
-                    record=command.record,
-                    overwrite=command.overwrite,
-                    resume=command.resume,
-                    **asdict(command.training),
-                )
+            train(
+                model,
+                loss,
+                data,
+                validation=validation,
+                record=command.record,
+                overwrite=command.overwrite,
+                resume=command.resume,
+                **asdict(command.training),
+            )
         except KeyboardInterrupt as stop:
-            print(f"dynloss: interrupted; {command.record} goes on with --resume", file=sys.stderr)
-            return 143 if isinstance(stop, Terminated) else 130
+            notes = "".join(f" ({note})" for note in getattr(stop, "__notes__", ()))
+            if not command.record.exists():
+                raise  # before anything was recorded
+            print(f"dynloss: interrupted; {command.record} goes on with --resume{notes}", file=sys.stderr)
+            return interrupted_status(stop)
         except FileExistsError:
             raise FileExistsError(
                 f"{command.record} exists; --overwrite replaces it, --resume goes on with it"
             ) from None
-        finally:
-            for warning in caught:
-                print(f"dynloss: {warning.message}", file=sys.stderr)
+    for warning in caught:
+        print(f"dynloss: {warning.message}", file=sys.stderr)
     from landscape import open_run
 
     with open_run(command.record) as recorded:

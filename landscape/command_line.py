@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+
+from landscape.termination import Terminated, orderly_termination
 
 Commands = Mapping[str, tuple[str | Callable, str]]
 """Command → (the function that takes its arguments, or "module:function"; what it does)."""
@@ -24,6 +24,8 @@ class Parser(argparse.ArgumentParser):
 
 def run_command(program: str, commands: Commands, argv: Sequence[str] | None = None) -> int:
     """Run one of `commands`; returns the exit status: 2 for bad input, with one line on stderr and no traceback.
+
+    Ctrl-C ends it with 130, SIGTERM with 143 and SIGHUP with 129, after everything was closed in order.
 
     Parameters
     ----------
@@ -48,7 +50,8 @@ def run_command(program: str, commands: Commands, argv: Sequence[str] | None = N
         if isinstance(function, str):
             module, function = function.split(":")
             function = getattr(importlib.import_module(module), function)
-        return function(rest) or 0
+        with orderly_termination():
+            return function(rest) or 0
     except SystemExit as stop:  # argparse has printed its help
         return int(stop.code or 0)
     except BrokenPipeError:  # `… | head` has seen enough; nothing more must be written at exit
@@ -59,28 +62,12 @@ def run_command(program: str, commands: Commands, argv: Sequence[str] | None = N
     except (ValueError, OSError) as error:
         return _fail(program, error)
     except KeyboardInterrupt as stop:
-        return 143 if isinstance(stop, Terminated) else 130
+        return interrupted_status(stop)
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, as schedulers and shutdowns send it: to be treated as Ctrl-C is."""
-
-
-@contextlib.contextmanager
-def terminable() -> Iterator[None]:
-    """SIGTERM raises `Terminated` inside, so that files are closed in order; in the main thread only."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_):
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def interrupted_status(stop: KeyboardInterrupt) -> int:
+    """Exit status of a process that `stop` ended, as shells have it: 128 and the number of the signal."""
+    return 128 + (stop.number if isinstance(stop, Terminated) else signal.SIGINT)
 
 
 def _help(program: str, commands: Commands) -> str:

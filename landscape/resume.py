@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
+from landscape.failed_writes import abandon
 from landscape.netcdf import to_json
 from landscape.run_format import OPEN
 from landscape.run_state import TABLES
 from landscape.run_tables import allocated_by_a_commit
-from landscape.stored import closed_for_writing, reason
+from landscape.stored import LOCK
 from landscape.superblock import make_writable
 
 if TYPE_CHECKING:
@@ -50,26 +51,59 @@ def open_to_resume(
         if run.status in ("complete", "diverged"):
             raise ValueError(f"{path} is {run.status}; there is nothing to resume. overwrite=True would replace it")
         differences = _differences(run, layout, history, attrs, n_modes, dtype, state, optimizer_state)
-        block_rows = int(np.clip(run._handle.file.attrs["block_rows"], 1, 2**20))
-        groups = [run._handle.group(name) for name in TABLES if name in run._handle]
-        reserve = sum(allocated_by_a_commit(group, block_rows) for group in groups)
     if differences:
         raise ValueError(f"{path} holds another run, and cannot be resumed as this one: {'; '.join(differences)}")
-    with closed_for_writing(path):
-        make_writable(path, reserve)
-        try:
-            file = _open_as_swmr_writer(path)
-        except BlockingIOError:
-            raise BlockingIOError(f"{path} is open in another program; close it there to resume the run") from None
-        try:
-            file.attrs.modify("status", np.bytes_("running"))
-            file.attrs.modify("n_resumed", file.attrs["n_resumed"] + 1)
-            file.flush()
-        except (OSError, RuntimeError) as error:
-            with contextlib.suppress(OSError, RuntimeError):
-                file.close()
-            raise OSError(f"cannot write to {path}: {reason(error)}") from None
+    file = _open_after_its_writer(path)
+    try:
+        file.attrs.modify("status", np.bytes_("running"))
+        file.attrs.modify("n_resumed", file.attrs["n_resumed"] + 1)
+        file.flush()
+    except BaseException:
+        abandon(file)
+        raise
     return file
+
+
+def mark_interrupted(path: Path) -> None:
+    """Let the run file `path`, whose writer has failed, say "interrupted", if it can; the caller holds its lock."""
+    with contextlib.suppress(OSError, RuntimeError, ValueError, KeyError):
+        file = _open_after_its_writer(path)
+        try:
+            file.attrs.modify("status", np.bytes_("interrupted"))
+            file.flush()
+            file.close()
+        except BaseException:
+            abandon(file)
+            raise
+
+
+def _open_after_its_writer(path: Path) -> h5py.File:
+    """The run file `path`, whose writer is dead, open for writing once more.
+
+    Readers of it in this process are closed meanwhile, as HDF5 opens no file for writing that it has open for reading.
+    """
+    from landscape.run import Run
+
+    with LOCK:
+        with Run(path) as run:
+            block_rows = int(np.clip(run._handle.file.attrs["block_rows"], 1, 2**20))
+            groups = [run._handle.group(name) for name in TABLES if name in run._handle]
+            reserve = sum(allocated_by_a_commit(group, block_rows) for group in groups)
+            readers = run._handle._others()
+        make_writable(path, reserve)
+        for reader in readers:
+            reader.close()
+        try:
+            return _open_as_swmr_writer(path)
+        except OSError as error:
+            if not isinstance(error, BlockingIOError) and "already open" not in str(error):
+                raise
+            raise BlockingIOError(
+                f"{path} is open in another program, or outside open_run in this one; close it there to resume the run"
+            ) from None
+        finally:
+            for reader in readers:
+                reader._open()
 
 
 def _open_as_swmr_writer(path: Path) -> h5py.File:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import os
 import platform
@@ -15,10 +14,10 @@ import h5py
 import numpy as np
 import xarray as xr
 
+from landscape.failed_writes import abandon
 from landscape.netcdf import to_json, write_attrs, write_dataset, write_text
 from landscape.run_state import create_state
 from landscape.run_tables import CHECKSUM, create_table
-from landscape.stored import reason
 from landscape.superblock import PAGE
 
 if TYPE_CHECKING:
@@ -65,11 +64,6 @@ def create_file(path: Path, layout: ParamLayout, **content: Any) -> h5py.File:
     """A new run file at `path`, open for appending; `content` as for `create_run`.
 
     It is made under another name and renamed, so that whoever sees `path` sees a whole run file.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written, for example because the disk is full; nothing is left of it.
     """
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
@@ -79,11 +73,8 @@ def create_file(path: Path, layout: ParamLayout, **content: Any) -> h5py.File:
             file.swmr_mode = True
             os.replace(new, path)
         except BaseException:
-            with contextlib.suppress(OSError, RuntimeError):  # of the same cause as the first
-                file.close()
+            abandon(file)
             raise
-    except (OSError, RuntimeError) as error:
-        raise OSError(f"cannot create {path}: {reason(error)}") from None
     finally:
         new.unlink(missing_ok=True)
     return file

@@ -38,13 +38,12 @@ class Table:
     def __init__(self, group: h5py.Group, block_rows: int):
         self.group = group
         names = table_names(group)
-        self.names = frozenset(names)
         row_bytes = sum(max(1, group[name].dtype.itemsize * int(np.prod(group[name].shape[1:]))) for name in names)
         self.block_rows = max(1, min(block_rows, BUFFER_BYTES // max(1, row_bytes)))
         self.n_buffered = 0
         self.n_committed = group["step"].shape[0]
         self.resumed = group["step"][()]
-        self.last_step = self.committed_step = int(self.resumed[-1]) if self.n_committed else -(2**63)
+        self.last_step = int(self.resumed[-1]) if self.n_committed else -(2**63)
         self.exact = True
         self.steps = np.zeros(self.block_rows, np.int64)
         self.buffers = {name: np.zeros((self.block_rows, *group[name].shape[1:]), group[name].dtype) for name in names}
@@ -84,7 +83,7 @@ class Table:
         """Extend `step`: from now on the rows exist."""
         self._columns["step"].write(self.n_committed, self.steps[: self.n_buffered])
         self.n_committed += self.n_buffered
-        self.n_buffered, self.committed_step = 0, self.last_step
+        self.n_buffered = 0
 
     def _repeat(self, step: int) -> None:
         row = int(np.searchsorted(self.resumed, step))
@@ -109,6 +108,7 @@ class Column:
 
     def __init__(self, dataset: h5py.Dataset):
         self._id = dataset.id
+        self._origin = (0,) * (dataset.ndim - 1)
         self._type = h5py.h5t.py_create(dataset.dtype)
         self._length = dataset.shape[0]
         self._memory = (None, None)
@@ -117,12 +117,12 @@ class Column:
         """Write the C-contiguous `rows`, of the stored type, at row `start`; a variable that is too short grows."""
         shape = rows.shape
         if self._length < start + shape[0]:
+            self._id.set_extent((start + shape[0], *shape[1:]))
             self._length = start + shape[0]
-            self._id.set_extent((self._length, *shape[1:]))
         if self._memory[0] != shape:
             self._memory = (shape, h5py.h5s.create_simple(shape))
         space = self._id.get_space()
-        space.select_hyperslab((start, *(0 for _ in shape[1:])), shape)
+        space.select_hyperslab((start, *self._origin), shape)
         self._id.write(self._memory[1], space, rows, self._type)
 
 
@@ -203,19 +203,22 @@ def row_checksums(steps: np.ndarray, values: Sequence[np.ndarray]) -> np.ndarray
     -------
     ndarray of uint64, shape (row,)
     """
+    words = [_words(array, len(steps)) for array in values if array.size]
     total = steps.astype(np.uint64) + np.uint64(1)
-    n_words = 1
-    for array in values:
-        if not array.size:
-            continue
-        rows = np.ascontiguousarray(array).reshape(len(steps), -1).view(np.uint8)
-        if rows.shape[1] % 8:
-            rows = np.pad(rows, ((0, 0), (0, -rows.shape[1] % 8)))
-        words = rows.view(np.uint64)
-        weights = np.arange(n_words, n_words + words.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-        total = total + np.einsum("ij,j->i", words, weights)  # faster here than @, which has no BLAS for integers
-        n_words += words.shape[1]
-    return total
+    if not words:
+        return total
+    words = words[0] if len(words) == 1 else np.concatenate(words, axis=1)
+    weights = np.arange(1, words.shape[1] + 1, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    return total + np.einsum("ij,j->i", words, weights)  # faster here than @, which has no BLAS for integers
+
+
+def _words(array: np.ndarray, n_rows: int) -> np.ndarray:
+    """The bytes of each row as 64-bit words (row, word), the last one padded with zeros."""
+    rows = np.ascontiguousarray(array).reshape(n_rows, -1)
+    if rows.itemsize != 8:
+        rows = rows.view(np.uint8)
+        rows = np.pad(rows, ((0, 0), (0, -rows.shape[1] % 8)))
+    return rows.view(np.uint64)
 
 
 def _chunk_rows(block_rows: int, row_bytes: int) -> int:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import os
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +14,11 @@ import numpy as np
 import xarray as xr
 
 from landscape import run_format
-from landscape.resume import open_to_resume
+from landscape.failed_writes import abandon, check_room, reason
+from landscape.netcdf import to_json
+from landscape.resume import mark_interrupted, open_to_resume
 from landscape.run_state import TABLES, StateSlots, newest_state, saved_states
 from landscape.run_tables import Table
-from landscape.stored import reason
 from landscape.writer_lock import WriterLock
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ class RunWriter:
     Rows wait in memory and are committed block by block: all variables are written and flushed, then `step` is
     extended and flushed, and a row exists only when `step` says so. If the process is killed at any moment, the file
     opens and holds every committed row. Use it as a context manager: on leaving, the last rows are committed and the
-    status becomes "complete", or "interrupted" after an exception.
+    status becomes "complete", or "interrupted" after an exception. After a write that failed, nothing more is written:
+    the file is closed as it is, "interrupted" where that can still be said, to be resumed.
 
     Parameters
     ----------
@@ -85,7 +87,7 @@ class RunWriter:
     BlockingIOError
         If another writer has the file open.
     OSError
-        If the file cannot be written, for example because the disk is full; then no file is left.
+        If the file cannot be written: no permission, no space. There is no part of a new file then.
     ValueError
         If an option is out of its range, or a resumed run is finished, damaged or another one.
 
@@ -131,7 +133,9 @@ class RunWriter:
             raise ValueError(f"block_rows must be at least 1, got {block_rows}")
         if not 0 <= n_modes <= layout.n_params:
             raise ValueError(f"n_modes must be between 0 and the {layout.n_params} parameters, got {n_modes}")
-        if not self.path.parent.is_dir():
+        # Where the file lies whatever becomes of symbolic links and of the working directory.
+        self._place = Path(os.path.realpath(self.path))
+        if not self._place.parent.is_dir():
             raise FileNotFoundError(f"the folder {self.path.parent} does not exist; create it first")
         content = {
             "history": dict(history) if isinstance(history, Mapping) else {name: {} for name in history},
@@ -144,17 +148,18 @@ class RunWriter:
         self._block_seconds = block_seconds
         self._oldest = 0.0
         self.state: xr.Dataset | None = None
-        self._lock = WriterLock(self.path)
+        self._check_permission()
+        self._lock = WriterLock(self._place)
         try:
             if resume and self.path.exists():
-                self._file = open_to_resume(self.path, layout, **content)
+                self._file = open_to_resume(self._place, layout, **content)
             elif self.path.exists() and not overwrite:
                 raise FileExistsError(f"{self.path} exists; give another path, or overwrite=True to replace it")
             else:
                 more = {"config": config or {}, "producer": producer, "data": data or {}, "block_rows": block_rows}
-                self._file = run_format.create_file(self.path, layout, **content, **more)
+                self._file = self._create(content | more)
+            self._found = os.stat(self._place)
             tables = {name: Table(self._file[name], block_rows) for name in TABLES if name in self._file}
-            self._found = os.stat(self.path)
             self._history, self._checkpoints = tables["history"], tables["checkpoints"]
             self._eigenpairs = tables.get("eigenpairs")
             self._tables = list(tables.values())
@@ -195,7 +200,7 @@ class RunWriter:
         if history:
             self._fill_history(history)
         if params is not None:
-            self._fill_checkpoint(params, optimizer_state)
+            self._fill_checkpoint({"params": params, **optimizer_state} if optimizer_state else {"params": params})
         if history:
             full = rows.push(step)
         if params is not None:
@@ -267,20 +272,13 @@ class RunWriter:
 
         Raises
         ------
-        FileNotFoundError
-            If the file was removed or replaced meanwhile.
         OSError
-            If they cannot be written, for example because the disk is full; what was committed before is safe.
+            If they cannot be written, for example because the disk is full. What was committed before is safe; the
+            writer is closed, and the run can be resumed.
         """
         tables = [table for table in self._tables if table.n_buffered]
         try:
-            if not os.path.samestat(os.stat(self.path), self._found):
-                raise FileNotFoundError
-        except FileNotFoundError:
-            raise FileNotFoundError(
-                f"{self.path} was removed or replaced while it was being written; what was recorded is lost"
-            ) from None
-        try:
+            self._check_place()
             for table in tables:
                 table.write_rows()
             if self._slots is not None and self._slots.pending:
@@ -290,7 +288,8 @@ class RunWriter:
                 table.write_steps()
             self._file.flush()
         except (OSError, RuntimeError) as error:
-            raise self._not_written(error) from None
+            self._fail()
+            raise self._failure(error) from error
         self._oldest = 0.0
 
     def finish(self, status: str = "complete") -> None:
@@ -300,31 +299,31 @@ class RunWriter:
         ----------
         status : str
             "complete", "diverged" or "interrupted".
+
+        Raises
+        ------
+        OSError
+            As in `commit`.
         """
         if status not in run_format.STATUSES[1:]:
             raise ValueError(f"status must be one of {', '.join(run_format.STATUSES[1:])}, got {status!r}")
         if self.status != "running":
             return
-        failure: OSError | None = None
         try:
             self.commit()
-        except OSError as error:
-            failure, status = error, "interrupted"
-        self.status = status
-        try:
             # In place, and flushed on its own: live readers and plain ones both see it.
             self._file.attrs.modify("status", np.bytes_(status))
             self._file.flush()
-        except (OSError, RuntimeError) as error:
-            failure = failure or self._not_written(error)
-        try:
             self._file.close()
-        except (OSError, RuntimeError) as error:
-            failure = failure or self._not_written(error)
-        finally:
-            self._lock.release()
-        if failure is not None:
-            raise failure
+        except BaseException as error:
+            if self.status != "running":  # the commit has failed and closed the file
+                raise
+            self._fail()
+            if isinstance(error, (OSError, RuntimeError)):
+                raise self._failure(error) from error
+            raise
+        self.status = status
+        self._lock.release()
 
     def close(self) -> None:
         """Finish the run as complete, unless it is finished already."""
@@ -334,64 +333,99 @@ class RunWriter:
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
-        if kind is None:
-            return self.finish("complete")
         try:
-            self.finish("interrupted")
-        except OSError as failure:  # `error` goes on, and is often of the same cause
-            if str(failure) != str(error):
-                warnings.warn(str(failure), RuntimeWarning, stacklevel=2)
+            self.finish("complete" if kind is None else "interrupted")
+        except OSError as failure:
+            if error is None:
+                raise
+            error.add_note(str(failure))
 
-    def _not_written(self, error: Exception) -> OSError:
-        """The error to raise where rows could not be written."""
-        step = max(table.committed_step for table in self._tables)
-        held = f"the rows up to step {step}" if any(table.n_committed for table in self._tables) else "no rows"
-        return OSError(f"cannot write to {self.path}: {reason(error)}; it holds {held}, and can be resumed")
-
-    def _fill_history(self, values: Mapping[str, Any]) -> None:
-        """Put a row of the history into the buffers; it counts once it is pushed."""
-        table = self._history
-        i, buffers = table.n_buffered, table.buffers
-        if len(values) != len(buffers):
-            raise ValueError(self._mismatch(values))
-        for name, value in values.items():
-            buffer = buffers.get(name)
-            if buffer is None:
-                raise ValueError(self._mismatch(values))
+    def _fill_history(self, history: Mapping[str, Any]) -> None:
+        """Put a row into the buffers; it is not counted yet. This is called at every step, and must be quick."""
+        row, buffers = self._history.n_buffered, self._history.buffers
+        if len(history) != len(buffers):
+            raise ValueError(self._mismatch(history))
+        for name, value in history.items():
+            if name not in buffers:
+                raise ValueError(self._mismatch(history))
+            buffer = buffers[name]
+            if type(value) is float and buffer.ndim == 1:
+                buffer[row] = value
+                continue
+            shape = buffer.shape[1:]
             try:
-                # Shapes must be equal: numpy would spread a single value over all classes.
-                if type(value) is not float or buffer.ndim > 1:
-                    value = _exactly(value, buffer.shape[1:])
-                buffer[i] = value
+                array = run_format.to_array(value)
+                if array.shape != shape:  # numpy would spread a single value over all classes
+                    raise ValueError(f"got {array.shape}")
+                buffer[row] = array
             except (TypeError, ValueError) as error:
-                raise ValueError(f"{name} must hold numbers of shape {buffer.shape[1:]}: {error}") from None
+                raise ValueError(f"{name} must hold numbers of shape {shape}: {error}") from None
 
-    def _fill_checkpoint(self, params: Any, optimizer_state: Mapping[str, Any] | None) -> None:
-        """Put θ, and the optimiser's vectors, into the buffers."""
-        table = self._checkpoints
-        vectors = {"params": params, **optimizer_state} if optimizer_state else {"params": params}
-        if vectors.keys() != table.names:
-            declared = ", ".join(sorted(table.names - {"params"})) or "nothing"
+    def _fill_checkpoint(self, vectors: Mapping[str, Any]) -> None:
+        row, buffers = self._checkpoints.n_buffered, self._checkpoints.buffers
+        if vectors.keys() != buffers.keys():
+            declared = ", ".join(sorted(buffers.keys() - {"params"})) or "nothing"
             raise ValueError(f"optimizer_state must give {declared}, as the writer declared; got {sorted(vectors)}")
         for name, vector in vectors.items():
-            array, row = run_format.to_array(vector), table.buffers[name][table.n_buffered]
-            if array.shape != row.shape:
-                raise ValueError(f"{name} must have shape {row.shape}, got {array.shape}")
-            row[:] = array
+            array, buffer = run_format.to_array(vector), buffers[name]
+            if array.shape != buffer.shape[1:]:
+                raise ValueError(f"{name} must have shape {buffer.shape[1:]}, got {array.shape}")
+            buffer[row] = array
+
+    def _check_permission(self) -> None:
+        for place in (self._place, self._place.parent):
+            if place.exists() and not os.access(place, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+                raise PermissionError(f"no permission to write to {place}; record the run elsewhere, or allow it")
+
+    def _create(self, content: dict[str, Any]):
+        arrays = [part for pair in content["data"].values() for part in pair]
+        arrays += [*content["state"].values()] * 2
+        texts = len(to_json(content["config"])) + len(self.layout.to_json())
+        room = 2**18 + 4 * texts + sum(run_format.to_array(array).nbytes for array in arrays)
+        try:
+            check_room(self._place.parent, room)
+            return run_format.create_file(self._place, self.layout, **content)
+        except (OSError, RuntimeError) as error:
+            raise _with_errno(OSError(f"cannot create {self.path}: {reason(error)}"), error) from error
+
+    def _check_place(self) -> None:
+        try:
+            if os.path.samestat(os.stat(self._place), self._found):
+                return
+        except OSError:
+            pass
+        raise OSError("it was deleted, moved or replaced, and the lock that guards it is lost")
+
+    def _fail(self) -> None:
+        """Close the file after a write that failed, so that it is as if the process had been killed."""
+        self.status = "interrupted"
+        try:
+            abandon(self._file)
+            with contextlib.suppress(OSError):
+                self._check_place()
+                mark_interrupted(self._place)
+        finally:
+            self._lock.release()
+
+    def _failure(self, error: BaseException) -> OSError:
+        return _with_errno(
+            OSError(
+                f"cannot write to {self.path}: {reason(error)}; what was committed is safe, and the run can be resumed"
+            ),
+            error,
+        )
 
     def _n_rows(self) -> list[int]:
         return [self._history.n_rows, self._checkpoints.n_rows, self._eigenpairs.n_rows if self._eigenpairs else 0]
 
     def _mismatch(self, given: Mapping) -> str:
-        missing = sorted(self._history.names - given.keys())
-        unknown = sorted(given.keys() - self._history.names)
+        missing = sorted(self._history.buffers.keys() - given.keys())
+        unknown = sorted(given.keys() - self._history.buffers.keys())
         parts = [f"lacks {', '.join(missing)}"] if missing else []
         parts += [f"has {', '.join(unknown)}, which the writer's history does not name"] if unknown else []
         return f"append must give every variable of the history: this row {' and '.join(parts)}"
 
 
-def _exactly(value: Any, shape: tuple[int, ...]) -> np.ndarray:
-    array = run_format.to_array(value)
-    if array.shape != shape:
-        raise ValueError(f"got {array.shape}")
-    return array
+def _with_errno(error: OSError, cause: BaseException) -> OSError:
+    error.errno = getattr(cause, "errno", None)
+    return error

@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import math
 import os
-import re
 import threading
 import time
 import weakref
@@ -286,32 +285,6 @@ def _resolve(key, size: int):
     if isinstance(key, np.ndarray):
         return np.where(key < 0, key + size, key)
     return int(key) + size if key < 0 else int(key)
-
-
-@contextlib.contextmanager
-def closed_for_writing(path: Path) -> Iterator[None]:
-    """While a writer opens `path`: what this process has open of it for reading is closed, and opened anew at the end.
-
-    HDF5 opens a file only once in a process, and not for reading first and then for writing.
-    """
-    with LOCK:
-        found = os.stat(path)
-        readers = [handle for handle in _HANDLES if handle.is_open and os.path.samestat(handle._found, found)]
-        for reader in readers:
-            reader.close()
-        try:
-            yield
-        finally:
-            for reader in readers:
-                reader._open()
-
-
-def reason(error: Exception) -> str:
-    """Why a file could not be written, out of HDF5's account of it: as the operating system says it."""
-    if getattr(error, "errno", None):
-        return os.strerror(error.errno)
-    named = re.search(r"error message = '([^']+)'", str(error))
-    return named[1] if named else " ".join(str(error).split())
 
 
 def _open_anew(handles: list[FileHandle]) -> None:

@@ -30,7 +30,7 @@ def make_writable(path: str | os.PathLike, reserve: int = 0) -> None:
     Parameters
     ----------
     path : str or path-like
-        The file; where its last writer closed it, no byte of it is changed, and what it lacks at its end is added.
+        The file; nothing is changed where its last writer closed it.
     reserve : int
         Bytes that a writer can have given out since it last wrote the superblock.
 
@@ -48,9 +48,7 @@ def make_writable(path: str | os.PathLike, reserve: int = 0) -> None:
         if lookup3(fields) != checksum or block[9] != 8:
             raise RunFormatError(f"the first bytes of {path} are damaged; it cannot be resumed")
         *head, flags, base, extension, end, root = _FIELDS.unpack(fields)
-        if not flags:
-            if os.fstat(file.fileno()).st_size < end:  # closed on a full disk, when the last page could not be written
-                file.truncate(end)
+        if not flags and os.fstat(file.fileno()).st_size >= end:
             return
         end = max(end, os.fstat(file.fileno()).st_size) + reserve
         end += -end % PAGE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -27,15 +28,14 @@ class WriterLock:
         self.path = lock_path(path)
         self._descriptor: int | None = None
         for attempt in range(20):
-            try:
-                descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-            except PermissionError:
-                raise PermissionError(f"no permission to write in {self.path.parent}") from None
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
             if not _lock(descriptor):
                 os.close(descriptor)
                 # is_being_written holds the lock for microseconds; a writer holds it for long.
                 if attempt == 19:
-                    raise BlockingIOError(f"{path} is being written by another process; a run has one writer")
+                    raise BlockingIOError(
+                        f"{path} is being written already, here or in another process; a run has one writer"
+                    )
                 time.sleep(0.01)
             elif _same(descriptor, self.path):
                 self._descriptor = descriptor
@@ -47,7 +47,9 @@ class WriterLock:
     def release(self) -> None:
         """Remove the lock file and drop the lock."""
         if self._descriptor is not None:
-            self.path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a folder that is gone, or cannot be written any more
+                if _same(self._descriptor, self.path):
+                    self.path.unlink(missing_ok=True)
             os.close(self._descriptor)
             self._descriptor = None
 
@@ -65,8 +67,8 @@ def is_being_written(path: str | os.PathLike) -> bool:
 
 
 def lock_path(path: str | os.PathLike) -> Path:
-    """The lock file of the run file `path`: one for all the names that symbolic links give the file."""
-    path = Path(os.path.realpath(path))
+    """The lock file of the run file `path`."""
+    path = Path(os.path.realpath(path))  # one lock, whatever links lead to the file
     return path.with_name(path.name + ".lock")
 
 

@@ -1,6 +1,7 @@
 """python -m dynloss train: what it records, what it says, and its exit status."""
 
 import dataclasses
+import signal
 import subprocess
 import sys
 
@@ -141,17 +142,22 @@ def test_a_run_that_diverges_ends_with_status_1_and_says_where(tmp_path, capsys)
     assert "the loss is not finite at step 1" in err
 
 
-def test_ctrl_c_ends_with_status_130_and_resume_goes_on(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_with_its_status_and_resume_goes_on(tmp_path, capsys, monkeypatch, number, status):
     gradient = NetworkObjective.value_and_gradient
 
     def interrupted(self, params, step):
         if step == 20:
-            raise KeyboardInterrupt
+            signal.raise_signal(number)
         return gradient(self, params, step)
 
     with monkeypatch.context() as patched:
         patched.setattr(NetworkObjective, "value_and_gradient", interrupted)
-        assert train(tmp_path / "a.h5") == 130
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
+        try:
+            assert train(tmp_path / "a.h5") == status
+        finally:
+            signal.signal(signal.SIGINT, before)
     assert "a.h5 goes on with --resume" in capsys.readouterr().err
     with open_run(tmp_path / "a.h5") as run:
         assert (run.status, run.history.sizes["step"]) == ("interrupted", 20)
@@ -159,6 +165,26 @@ def test_ctrl_c_ends_with_status_130_and_resume_goes_on(tmp_path, capsys, monkey
     assert "it began with other parameters" in capsys.readouterr().err
     assert train(tmp_path / "a.h5", "--resume") == 0
     assert train(tmp_path / "b.h5") == 0
+    with open_run(tmp_path / "a.h5") as run, open_run(tmp_path / "b.h5") as undisturbed:
+        assert run.history.identical(undisturbed.history)
+        assert run.checkpoints.identical(undisturbed.checkpoints)
+
+
+def test_a_full_disk_ends_with_status_2_and_one_line_and_resume_goes_on(tmp_path, capsys):
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, limits[1]))
+    try:
+        assert train(tmp_path / "a.h5", "--n-steps", "3000", "--checkpoint-every", "1") == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith(f"dynloss: cannot write to {tmp_path / 'a.h5'}: File too large; what was committed is safe")
+    with open_run(tmp_path / "a.h5") as run:
+        assert 0 < run.history.sizes["step"] < 3000
+    assert train(tmp_path / "a.h5", "--n-steps", "3000", "--checkpoint-every", "1", "--resume") == 0
+    assert train(tmp_path / "b.h5", "--n-steps", "3000", "--checkpoint-every", "1") == 0
     with open_run(tmp_path / "a.h5") as run, open_run(tmp_path / "b.h5") as undisturbed:
         assert run.history.identical(undisturbed.history)
         assert run.checkpoints.identical(undisturbed.checkpoints)

@@ -190,7 +190,7 @@ def test_of_two_writers_the_second_is_refused(tmp_path):
     with RunWriter(path, LAYOUT, **OPTIONS) as writer:
         assert is_being_written(path)
         for options in ({"resume": True}, {"overwrite": True}, {}):
-            with pytest.raises(BlockingIOError, match="is being written by another process; a run has one writer"):
+            with pytest.raises(BlockingIOError, match="is being written already, here or in another process"):
                 RunWriter(path, LAYOUT, **OPTIONS, **options)
         writer.append(0, loss=1.0)
     assert not is_being_written(path)

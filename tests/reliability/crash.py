@@ -13,14 +13,19 @@ import ctypes
 import mmap
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
+import summary
 
 from landscape import ParamLayout, RunWriter, open_run
 
 LAYOUT = ParamLayout(("w",), ((130,),))
-N_STEPS = 160
+N_STEPS = 200
+
+SECOND_STRIDE = 17
+"""Of a resuming writer, one in so many of its points is tried: there are some hundred for each point of the first."""
 
 
 class WriteLog:
@@ -202,38 +207,48 @@ def try_point(path: Path, image: bytes, at_least: int, whole: Path, resume: bool
         assert run.checkpoints.identical(undisturbed.checkpoints)
 
 
+def second_kills(folder: Path, events: list, marks: list, points: list, n: int) -> tuple[int, int]:
+    """How many points of resuming writers were tried, which had died at `n` of the `points`, and how many failed."""
+    n_tried = n_failed = 0
+    for i, image in points[:: max(1, len(points) // n)]:
+        path = folder / "first.h5"
+        path.write_bytes(image)
+        with open_run(path) as run:
+            if run.status == "complete":
+                continue
+        again: list = []
+        with WriteLog(path) as log:
+            record(path, marks=again, log=log)
+        for j, second in list(images(log.events, 0, log.before))[i % SECOND_STRIDE :: SECOND_STRIDE]:
+            n_tried += 1
+            at_least = max(committed(marks, i), committed(again, j))
+            n_failed += _failed((i, j), folder, second, at_least, resume=True)
+    return n_tried, n_failed
+
+
 def main() -> int:
     """Try all points; the exit status is 1 where one failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--twice", type=int, default=0, metavar="N", help="let the resuming writer die too, at N points"
     )
+    parser.add_argument("--table", type=Path, metavar="FILE", help="JSON file that takes the counts")
     options = parser.parse_args()
+    start = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         events, marks, begin = crash_points(folder)
         points = list(images(events, begin))
-        n_failed = 0
-        for i, image in points:
-            n_failed += _failed(i, folder, image, committed(marks, i), resume=True)
+        n_failed = sum(_failed(i, folder, image, committed(marks, i), resume=True) for i, image in points)
         print(f"{len(points)} crash points within {len(events) - begin} writes: {len(points) - n_failed} right")
         n_second = n_second_failed = 0
-        for i, image in points[:: max(1, len(points) // options.twice)] if options.twice else []:
-            path = folder / "first.h5"
-            path.write_bytes(image)
-            with open_run(path) as run:
-                if run.status == "complete":
-                    continue
-            again: list = []
-            with WriteLog(path) as log:
-                record(path, marks=again, log=log)
-            for j, second in images(log.events, 0, log.before):
-                n_second += 1
-                n_second_failed += _failed(
-                    (i, j), folder, second, max(committed(marks, i), committed(again, j)), resume=True
-                )
         if options.twice:
+            n_second, n_second_failed = second_kills(folder, events, marks, points, options.twice)
             print(f"{n_second} crash points of resumed writers: {n_second - n_second_failed} right")
+    if options.table:
+        counted = {"points": len(points), "failures": n_failed, "writes": len(events) - begin}
+        counted |= {"points_of_resumed_writers": n_second, "failures_of_resumed_writers": n_second_failed}
+        summary.write(options.table, "crash", {**counted, "seconds": round(time.monotonic() - start)})
     return int(bool(n_failed + n_second_failed))
 
 

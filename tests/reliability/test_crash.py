@@ -1,22 +1,11 @@
 """A sample of the crash points that crash.py tries in full."""
 
-import importlib.util
 import sys
-from pathlib import Path
 
+import crash
 import pytest
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the write log reads ELF tables of Linux")
-
-
-def _load():
-    spec = importlib.util.spec_from_file_location("landscape_crash", Path(__file__).with_name("crash.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-crash = _load()
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +21,11 @@ def test_the_log_replayed_is_the_file(recorded):
     assert image == (folder / "whole.h5").read_bytes()
 
 
-def test_at_every_write_the_file_opens_with_all_committed_rows(recorded):
+def test_at_a_third_of_the_writes_the_file_opens_with_all_committed_rows(recorded):
     folder, events, marks, begin = recorded
     points = list(crash.images(events, begin))
-    assert len(points) > 400
-    for i, image in points:
+    assert len(points) > 500
+    for i, image in points[::3]:
         crash.try_point(folder / "point.h5", image, crash.committed(marks, i), folder / "whole.h5", resume=False)
 
 
