@@ -84,26 +84,26 @@ def plane_terms(hidden, output, bias, inputs, targets, form, alpha, offset, orig
 def _outputs(before, alpha, weights, weights_b, shift, shift_b, offset, origin, spacing, units, cells, jumps, out):
     """Outputs (c, beta) of one sample along one row; `before` (3, h) are X̃ W̃, `jumps` is zero before and after."""
     width, n_points = before.shape[1], len(offset)
-    value, distance, active, rising = units[0], units[1], units[2], units[3]
+    value, place, active, rising = units[0], units[1], units[2], units[3]
     slope = before[2]
+    low, high = -1.0, float(n_points)  # cells beyond the grid
     for h in range(width):
-        v = before[0, h] + alpha * before[1, h]
-        value[h] = v
-        distance[h] = abs(v) / (abs(slope[h]) * spacing)  # in grid cells; NaN where the unit is zero all along
-        active[h] = v if v > 0 else 0.0
-        rising[h] = slope[h] if v > 0 else 0.0
-    n_crossing, n_right = 0, float(n_points - 1 - origin)
+        v, s = before[0, h] + alpha * before[1, h], slope[h]
+        on = v > 0 or (v == 0 and s > 0)
+        value[h] = -v if on else v  # a unit that is on at the origin is taken away beyond its breakpoint
+        active[h] = v if on else 0.0
+        rising[h] = s if on else 0.0
+        at = -v / (s * spacing)  # in grid cells; NaN where the unit is zero all along
+        at = origin + (math.floor(at) + 1 if at > 0 else math.ceil(at) - 1)
+        at = at if at > low else low
+        place[h] = at if at < high else high
+    n_crossing = 0
     for h in range(width):
-        right = (value[h] > 0) != (slope[h] > 0)
-        cells[0, n_crossing] = h
-        inside = distance[h] < (n_right if right else float(origin))
-        step = int(distance[h] if inside else 0.0) + 1
-        cells[1, n_crossing] = origin + step if right else origin - step
-        n_crossing += inside
+        cells[0, n_crossing], cells[1, n_crossing] = h, int(place[h])
+        n_crossing += (place[h] > low) & (place[h] < high)
     for q in range(n_crossing):
         h, j = cells[0, q], cells[1, q]
-        v = -abs(value[h])  # a unit that was on is taken away, another one added
-        s = -slope[h] if value[h] > 0 else slope[h]
+        v, s = value[h], slope[h] - 2 * rising[h]
         for c in range(len(out)):
             u, u_b = weights[c, h], weights_b[c, h]
             jumps[c, j, 0] += v * u

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 
 from dynloss.kernels.torch_planes import is_moderate, plane_terms
-from dynloss.losses import CrossEntropy
+from dynloss.losses import CrossEntropy, one_hot
 from landscape import Objective
 from landscape.objective import as_steps
 
@@ -109,8 +109,10 @@ class NetworkObjective(Objective):
         return self._plane_terms(center, directions, alpha, beta)
 
     def _plane_terms(self, center, directions, alpha, beta) -> torch.Tensor:
+        ((inputs, targets),) = self.batches
         layers = self._split(torch.cat([center[None], directions]))
-        return plane_terms(layers, self._inputs, self._one_hot, self.loss_fn, alpha, beta)
+        classes = one_hot(targets, layers[-1]).T.contiguous()
+        return plane_terms(layers, _extended(inputs), classes, self.loss_fn, alpha, beta)
 
     def _linearized(self, params: torch.Tensor, step, with_mixed: bool) -> Callable[[torch.Tensor], torch.Tensor]:
         """The product, of vectors that fit."""

@@ -11,10 +11,10 @@ import torch
 
 from dynloss.losses import CrossEntropy
 
-POINTS = 64
-AT_ONCE = {"cpu": 2**17}
-"""Numbers of hidden activations computed together: on a CPU they stay in its cache."""
+AT_ONCE = {"cpu": 2**18}
+"""Hidden activations computed together: what one processor's cache nearly holds; elsewhere `AT_ONCE_ELSEWHERE`."""
 AT_ONCE_ELSEWHERE = 2**24
+POINTS_AT_ONCE = 64  # whose outputs are kept
 
 Layers = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """W̃ (3, h, i), U (3, c, h) and output biases (3, c) of the centre and of the two directions."""
@@ -34,26 +34,30 @@ def plane_terms(
 ) -> torch.Tensor:
     """Class losses (class, alpha, beta) from x̃ (i, P) and targets as one-hot columns (c, P)."""
     hidden, output, bias = layers
+    if isinstance(loss, CrossEntropy):  # outputs less the last one give the same probabilities from one product fewer
+        output, bias = output[:, :-1] - output[:, -1:], bias[:, :-1] - bias[:, -1:]
+    n_outputs = output.shape[1]
     (width, n_samples), (n_a, n_b) = (hidden.shape[1], inputs.shape[1]), (len(alpha), len(beta))
     at_once = AT_ONCE.get(inputs.device.type, AT_ONCE_ELSEWHERE)
-    samples_at_once = max(1, min(n_samples, at_once // (2 * width)))
-    points_at_once = max(1, min(n_b, at_once // (width * samples_at_once)))
-    room = inputs.new_empty(points_at_once, width, samples_at_once)
+    samples_at_once = max(1, min(n_samples, at_once // (4 * width)))
+    few_points = max(1, min(n_b, at_once // (width * samples_at_once)))
+    room = inputs.new_empty(few_points, width, samples_at_once)
     totals = inputs.new_zeros(n_a, n_b, len(one_hot))
     for x, y in zip(inputs.split(samples_at_once, 1), one_hot.split(samples_at_once, 1), strict=True):
         at_center, by_alpha, by_beta = hidden @ x  # (h, P) each
         for a in range(n_a):
             start = torch.addcmul(at_center, alpha[a], by_alpha)
-            for b, total in zip(beta.split(POINTS), totals[a].split(POINTS), strict=True):
+            for b, total in zip(beta.split(POINTS_AT_ONCE), totals[a].split(POINTS_AT_ONCE), strict=True):
                 b = b[:, None, None]
                 weights = torch.addcmul(output[0] + alpha[a] * output[1], b, output[2])  # (b, c, h)
-                outputs = inputs.new_empty(len(b), len(y), x.shape[1])
-                several = (t.split(points_at_once) for t in (b, weights, outputs))
+                outputs = inputs.new_zeros(len(b), len(y), x.shape[1])
+                computed = outputs[:, :n_outputs]
+                several = (tensor.split(few_points) for tensor in (b, weights, computed))
                 for b_few, weights_few, outputs_few in zip(*several, strict=True):
                     active = room[: len(b_few), :, : x.shape[1]]
                     torch.addcmul(start, b_few, by_beta, out=active).relu_()
                     torch.bmm(weights_few, active, out=outputs_few)
-                outputs += torch.addcmul((bias[0] + alpha[a] * bias[1])[:, None], b, bias[2, :, None])
+                computed += torch.addcmul((bias[0] + alpha[a] * bias[1])[:, None], b, bias[2, :, None])
                 total += _terms(outputs, y, loss)
     return totals.permute(2, 0, 1) / n_samples
 
