@@ -16,9 +16,10 @@ import math
 import numpy as np
 from numba import njit
 
+from dynloss.kernels.numba_loops import CROSS_ENTROPY, SQUARED_ERROR_BY_SAMPLE
+
 PAIRS_AT_ONCE = 2**14  # of a sample and a hidden unit: their values fit into the cache
 MOST = 600.0  # logarithm of the largest product whose logarithm is taken at once
-CROSS_ENTROPY, SQUARED_ERROR_BY_SAMPLE, SQUARED_ERROR_BY_COMPONENT = range(3)
 TAYLOR = tuple(1 / math.factorial(j) for j in range(11, -1, -1))
 
 FAST = {"reassoc", "contract", "arcp", "nsz"}  # sums may be reordered and fused
