@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.func import functional_call, vmap
 
+from landscape.evaluation import for_values
 from landscape.model_copy import (
     is_recurrent,
     parameter_places,
@@ -102,6 +103,7 @@ class Objective:
         self.check = check
         self._places = parameter_places(model)
         self._recurrent = is_recurrent(model)
+        self._for_values = None  # batches, and what `for_values` answered for them
         self.vmaps = True  # whether vmap takes the model; rows are evaluated one by one where it does not
 
     def _batches_of(self, inputs, targets, batch_size):
@@ -314,9 +316,12 @@ class Objective:
         center, directions = self.as_params(center), self.as_params(directions)
         alpha, beta = (torch.as_tensor(a).to(center) for a in (alpha, beta))
         grid = torch.cartesian_prod(alpha, beta).reshape(-1, 2)
+        if self._for_values is None or self._for_values[0] is not self.batches:
+            self._for_values = self.batches, *for_values(self, center, step)
+        _, same, at_once = self._for_values
         values = [
-            self.terms(points, step) if self.has_terms else self.losses(points, step)[:, None]
-            for points in (center + coordinates @ directions for coordinates in grid.split(POINTS_PER_BATCH))
+            same.terms(points, step) if self.has_terms else same.losses(points, step)[:, None]
+            for points in (center + coordinates @ directions for coordinates in grid.split(at_once))
         ]
         return torch.cat(values).T.reshape(-1, len(alpha), len(beta))
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from dynloss.kernels import numba_loops as loops
+from dynloss.kernels import numba_planes as planes
 from dynloss.kernels.class_weights import ClassWeights
 from dynloss.kernels.torch_kernels import NetworkObjective
 from dynloss.losses import CrossEntropy
@@ -99,6 +100,26 @@ class CompiledNetworkObjective(NetworkObjective):
             return torch.from_numpy(products.reshape(vectors.shape))
 
         return multiply
+
+    def _plane_terms(self, center, directions, alpha, beta) -> torch.Tensor:
+        offset = _array(beta).astype(float)
+        origin = np.abs(offset).argmin()
+        spacing = (offset[-1] - offset[0]) / (len(offset) - 1) if len(offset) > 1 else 1.0
+        even = offset[0] + spacing * np.arange(len(offset))
+        if not (spacing > 0 and np.abs(even - offset).max() <= 4 * torch.finfo(self.dtype).eps * np.abs(offset).max()):
+            return super()._plane_terms(center, directions, alpha, beta)
+        rows = torch.cat([center[None], directions]).double()
+        rows[0] += beta[origin].double() * rows[2]
+        hidden, output, bias = self._split(rows)
+        if self._relative:
+            output, bias = output[:, :-1] - output[:, -1:], bias[:, :-1] - bias[:, -1:]
+        order = np.argsort(self._targets, kind="stable")
+        terms = np.zeros((self._n_classes, len(alpha), len(offset)))
+        planes.plane_terms(
+            _array(hidden.mT), _array(output), _array(bias), self._inputs.T[order].astype(float), self._targets[order],
+            self._form, _array(alpha).astype(float), offset - offset[origin], origin, spacing, terms,
+        )  # fmt: skip
+        return torch.from_numpy(terms / len(order)).to(self.dtype)
 
     def _extended(self, inputs: torch.Tensor) -> np.ndarray:
         """x̃ = (x, 1) of inputs (P, i), with the samples last and padded with zeros: (i + 1, P)."""

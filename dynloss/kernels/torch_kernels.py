@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import torch
 
-from dynloss.losses import CrossEntropy
+from dynloss.kernels.torch_planes import is_moderate, plane_terms
+from dynloss.losses import CrossEntropy, one_hot
 from landscape import Objective
 from landscape.objective import as_steps
 
@@ -92,6 +93,26 @@ class NetworkObjective(Objective):
             at.slope.sum(2),
         )
         return (at.losses, gradient) if params.ndim == 2 else (at.losses[0], gradient[0])
+
+    @torch.no_grad()
+    def plane_losses(self, center, directions, alpha, beta, step: int) -> torch.Tensor:
+        """Class losses (class, alpha, beta) at center + α d_0 + β d_1, for center (n,) and directions (2, n).
+
+        NaN, inf and values next to overflow are left to the loop over the network itself.
+        """
+        center, directions = self.as_params(center), self.as_params(directions)
+        grid = alpha, beta = tuple(torch.as_tensor(a).to(center) for a in (alpha, beta))
+        if not (len(alpha) and len(beta) and is_moderate(center, directions, grid, self.batches[0][0])):
+            return super().plane_losses(center, directions, alpha, beta, step)
+        if len(alpha) > len(beta):  # what a row of β shares is computed once
+            return self._plane_terms(center, directions.flip(0), beta, alpha).mT
+        return self._plane_terms(center, directions, alpha, beta)
+
+    def _plane_terms(self, center, directions, alpha, beta) -> torch.Tensor:
+        ((inputs, targets),) = self.batches
+        layers = self._split(torch.cat([center[None], directions]))
+        classes = one_hot(targets, layers[-1]).T.contiguous()
+        return plane_terms(layers, _extended(inputs), classes, self.loss_fn, alpha, beta)
 
     def _linearized(self, params: torch.Tensor, step, with_mixed: bool) -> Callable[[torch.Tensor], torch.Tensor]:
         """The product, of vectors that fit."""

@@ -20,6 +20,8 @@ class Results:
         self.eigenpairs: dict[tuple, dict] = {}
         self.products: dict[str, dict] = {}
         self.memory: dict = {}
+        self.slices: dict[tuple, dict] = {}
+        self.reweighting: float | None = None
         self.absent: dict[str, str] = {}
         self.packages = {"torch", "numpy", "scipy"}
 
@@ -66,6 +68,15 @@ class Results:
             unit = next(iter(self.products.values()))["milliseconds"]
             ratio = median(a / b for a, b in zip(row["milliseconds"], unit, strict=False))
             lines.append(f"W3 product {solver:38} {median(row['milliseconds']):9.1f} ms {ratio:6.2f} gradients")
+        for (name, dtype, solver, n_points), row in self.slices.items():
+            peer = self.slices.get(row["compared_with"], row)
+            ratio = median(b / a for a, b in zip(row["milliseconds"], peer["milliseconds"], strict=False))
+            lines.append(
+                f"{name} {dtype} {n_points:3}² {solver:38} {1e3 / median(row['milliseconds']):9.1f} points/s"
+                f" {ratio:6.2f} × {peer['solver']}, relative difference ≤ {row['difference']:.0e}"
+            )
+        if self.reweighting:
+            lines.append(f"reweighting a plane: {self.reweighting:.0f} times quicker than computing it")
         if self.memory:
             peak, run = self.memory["peak_gigabytes"], self.memory["gigabytes"]
             lines.append(f"memory: {peak:.2f} GB above the imports for a run of {run:.1f} GB")
@@ -81,6 +92,8 @@ class Results:
             "eigenpairs": [row for _, row in self.finished()],
             "products": list(self.products.values()),
             "memory": self.memory,
+            "slices": list(self.slices.values()),
+            "reweighting": self.reweighting,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(table, indent=1, allow_nan=False) + "\n")
