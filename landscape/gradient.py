@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from landscape.checkpoints import batches, rows
+from landscape.checkpoints import batches, refuse_repeated_steps, rows
 
 
 def gradient_decomposition(objective, checkpoints: xr.Dataset, eigs: xr.Dataset) -> xr.Dataset:
@@ -32,7 +32,7 @@ def gradient_decomposition(objective, checkpoints: xr.Dataset, eigs: xr.Dataset)
     Raises
     ------
     ValueError
-        If checkpoints and eigs share no step.
+        If checkpoints and eigs share no step, or hold one twice.
     """
     checkpoints, eigs = shared_steps(checkpoints, eigs, objective)
     components, totals, bulks = [], [], []
@@ -63,9 +63,11 @@ def gradient_decomposition(objective, checkpoints: xr.Dataset, eigs: xr.Dataset)
 
 
 def shared_steps(checkpoints: xr.Dataset, eigs: xr.Dataset, objective) -> tuple[xr.Dataset, xr.Dataset]:
-    """The rows of both at the steps that both hold; ValueError where there are none."""
+    """The rows of both at the steps that both hold, sorted; ValueError where there are none, or a step repeats."""
     checkpoints = rows(checkpoints, objective)
     eigs = eigs if "step" in eigs.dims else eigs.expand_dims("step")
+    refuse_repeated_steps(checkpoints, "checkpoints")
+    refuse_repeated_steps(eigs, "eigs")
     steps = np.intersect1d(checkpoints.step.values, eigs.step.values)
     if not len(steps):
         raise ValueError(
