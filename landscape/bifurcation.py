@@ -40,7 +40,7 @@ def bifurcation_diagram(signal: xr.DataArray, window: int = 64, *, rtol: float =
     Raises
     ------
     ValueError
-        If the signal is not one-dimensional along step, or window or rtol is out of range.
+        If the signal is not one-dimensional along step, its steps do not increase, or window or rtol is out of range.
 
     Examples
     --------
@@ -55,6 +55,8 @@ def bifurcation_diagram(signal: xr.DataArray, window: int = 64, *, rtol: float =
     if not 0 < rtol < 1:
         raise ValueError(f"rtol must lie between 0 and 1, got {rtol}")
     steps, values = signal.step.values, signal.values.astype(float)
+    if (np.diff(steps) <= 0).any():
+        raise ValueError('the steps of signal must increase; use signal.drop_duplicates("step").sortby("step")')
     change = np.full(len(values), np.nan)
     consecutive = np.diff(steps) == 1
     with np.errstate(invalid="ignore"):  # inf − inf, where a diverged run is drawn

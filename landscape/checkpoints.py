@@ -36,6 +36,15 @@ def rows(checkpoints: xr.Dataset, objective) -> xr.Dataset:
     return checkpoints.transpose("step", "param", ...)
 
 
+def refuse_repeated_steps(dataset: xr.Dataset | xr.DataArray, name: str) -> None:
+    """Raise ValueError if the rows of `dataset` cannot be told apart by their step; their order is free."""
+    steps, counts = np.unique(dataset.step.values, return_counts=True)
+    if (counts > 1).any():
+        raise ValueError(
+            f'{name} hold step {steps[counts > 1][0]} more than once; keep one: {name}.drop_duplicates("step")'
+        )
+
+
 def batches(checkpoints: xr.Dataset, objective, size: int, label: str) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
     """Steps (E,) and params (E, n) of `size` rows at a time, with a progress bar named `label` on a terminal."""
     steps = checkpoints.step.values

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from landscape.checkpoints import batches, rows
+from landscape.checkpoints import batches, refuse_repeated_steps, rows
 
 VECTORS = ("gradient", "update", "displacement")
 
@@ -53,8 +53,8 @@ def gradient_decomposition(
     Raises
     ------
     ValueError
-        If checkpoints and eigs share no step, `vector` is unknown, or `reference` is given without displacements, has
-        several rows, or belongs to another model.
+        If checkpoints and eigs share no step or hold one twice, `vector` is unknown, or `reference` is given without
+        displacements, has several rows, or belongs to another model.
     """
     if vector not in VECTORS:
         raise ValueError(f"vector must be one of {', '.join(VECTORS)}, got {vector!r}")
@@ -137,9 +137,11 @@ def _sines(eigs: xr.Dataset) -> np.ndarray:
 
 
 def shared_steps(checkpoints: xr.Dataset, eigs: xr.Dataset, objective) -> tuple[xr.Dataset, xr.Dataset]:
-    """The rows of both at the steps that both hold; ValueError where there are none."""
+    """The rows of both at the steps that both hold, sorted; ValueError where there are none, or a step repeats."""
     checkpoints = rows(checkpoints, objective)
     eigs = eigs if "step" in eigs.dims else eigs.expand_dims("step")
+    refuse_repeated_steps(checkpoints, "checkpoints")
+    refuse_repeated_steps(eigs, "eigs")
     steps = np.intersect1d(checkpoints.step.values, eigs.step.values)
     if not len(steps):
         raise ValueError(

@@ -22,6 +22,7 @@ class Results:
         self.memory: dict = {}
         self.slices: dict[tuple, dict] = {}
         self.reweighting: float | None = None
+        self.recording: dict = {}
         self.absent: dict[str, str] = {}
         self.packages = {"torch", "numpy", "scipy"}
 
@@ -80,6 +81,12 @@ class Results:
         if self.memory:
             peak, run = self.memory["peak_gigabytes"], self.memory["gigabytes"]
             lines.append(f"memory: {peak:.2f} GB above the imports for a run of {run:.1f} GB")
+        if self.recording:
+            for clock, ours in self.recording["microseconds"].items():
+                theirs, ratio = self.recording["torch_save_microseconds"][clock], self.recording["ratio"][clock]
+                lines.append(
+                    f"recording: {ours:.1f} µs a step, torch.save {theirs:.0f} µs, {ratio:.0f} × ({clock} time)"
+                )
         return lines
 
     def write(self, path: Path) -> None:
@@ -94,6 +101,7 @@ class Results:
             "memory": self.memory,
             "slices": list(self.slices.values()),
             "reweighting": self.reweighting,
+            "recording": self.recording,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(table, indent=1, allow_nan=False) + "\n")
