@@ -5,6 +5,7 @@ As a script it is that process: requests on its standard input, answers on its s
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import resource
@@ -155,6 +156,7 @@ def main() -> None:
     import warnings
 
     warnings.simplefilter("ignore")
+    faulthandler.enable()
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # nothing else may stand among the answers
     from contents import contents, states
