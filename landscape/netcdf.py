@@ -197,7 +197,11 @@ def _scale_name(dataset: h5py.Dataset, scale: h5py.Dataset) -> str:
 
 def _neighbours(dataset: h5py.Dataset) -> Iterator[tuple[str, h5py.Dataset]]:
     """What can be read of the group in which `dataset` lies, by name."""
-    group = dataset.parent
+    return readable_members(dataset.parent)
+
+
+def readable_members(group: h5py.Group) -> Iterator[tuple[str, h5py.HLObject]]:
+    """What of `group` lies in this very file and can be opened, by name, in the order of creation."""
     for name in group:
         if isinstance(group.get(name, getlink=True), h5py.HardLink):
             with contextlib.suppress(KeyError, OSError, RuntimeError):

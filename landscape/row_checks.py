@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from landscape.findings import Findings, row_text, stretches
-from landscape.netcdf import dims_of
+from landscape.netcdf import dims_of, read_attrs
 from landscape.run import Run
 from landscape.run_format import EIGENPAIR_VARIABLES
 from landscape.run_tables import CHECKSUM, row_checksums
@@ -25,7 +25,7 @@ MOST_FAILURES = 200
 
 UNIT_TOLERANCE = {"float32": 1e-5, "float64": 1e-8}
 
-ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError)
+ERRORS = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError)
 """What h5py raises on damaged objects; RunFormatError is a ValueError."""
 
 
@@ -48,7 +48,7 @@ def check_table(run: Run, name: str, found: Findings, progress: bool) -> None:
             found.damaged(name, "is missing")
         return
     try:
-        run._handle.group(name)
+        read_attrs(run._handle.group(name))
         table = _open(run, name, found)
     except ERRORS as error:
         found.damaged(name, f"cannot be read: {one_line(error)}")

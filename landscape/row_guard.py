@@ -27,6 +27,8 @@ class RowGuard:
     def __init__(self, handle: FileHandle, table: str, n_rows: int):
         self.handle, self.table = handle, table
         self.right = np.zeros(n_rows, bool)
+        self._damage: dict[tuple[int, int], str] = {}
+        """What was found wrong, so that it is not read again: damaged indexes are slow to read."""
         self._columns: list[str] | None = None
 
     def check(self, rows: int | slice | np.ndarray) -> None:
@@ -41,6 +43,9 @@ class RowGuard:
             return
         wanted = np.zeros(len(self.right), bool)
         wanted[rows] = True
+        for (start, stop), text in self._damage.items():
+            if (wanted[start:stop] & ~self.right[start:stop]).any():
+                raise RunFormatError(text)
         wanted = np.flatnonzero(wanted & ~self.right)
         if self._columns is None:
             self._columns = ["step", *table_names(self.handle.group(self.table))]
@@ -55,14 +60,16 @@ class RowGuard:
         if not found.all():
             wrong = steps[~found]
             some = ", ".join(map(str, wrong[:3].tolist())) + (", …" if len(wrong) > 3 else "")
-            raise RunFormatError(
+            text = (
                 f"{self.handle.path}: rows of {self.table} are damaged (steps {some}): their checksums differ. "
                 "`python -m landscape verify` says what is right; open_run(path, check=False) reads all as it is"
             )
+            self._damage[rows.start, rows.stop] = text
+            raise RunFormatError(text)
 
     def _row_bytes(self) -> int:
         columns = [self.handle[f"{self.table}/{name}"] for name in self._columns]
         return sum(column.dtype.itemsize * int(np.prod(column.shape[1:])) for column in columns)
 
     def __getstate__(self):  # to another process, which reads the file itself
-        return self.__dict__ | {"right": np.zeros(len(self.right), bool)}
+        return self.__dict__ | {"right": np.zeros(len(self.right), bool), "_damage": {}}

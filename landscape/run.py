@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,7 @@ from landscape.run_format import FORMAT, FORMAT_VERSION, STATUSES
 from landscape.run_state import TABLES, newest_state, saved_states, state_names
 from landscape.run_tables import CHECKSUM
 from landscape.run_writer import RunWriter
-from landscape.stored import LOCK, FileHandle, RunFormatError, damage_named
+from landscape.stored import LOCK, FileHandle, RunFormatError, damage_named, stored_entries
 
 if TYPE_CHECKING:
     from landscape.params import ParamLayout
@@ -155,11 +157,17 @@ class Run:
             raise RunFormatError(f"{self.path} has no valid status, got {self.status!r}; it is damaged")
         self.producer = _text(attrs.get("producer", ""))
         self.created = _text(attrs.get("created", ""))
+        self.software: dict[str, str] = self._json(attrs, "software")
+        self.config: dict[str, Any] = self._json(attrs, "config")
+
+    def _json(self, attrs: Mapping[str, Any], name: str) -> dict[str, Any]:
         try:
-            self.software: dict[str, str] = json.loads(_text(attrs.get("software", "{}")))
-            self.config: dict[str, Any] = json.loads(_text(attrs.get("config", "{}")))
-        except json.JSONDecodeError as error:
-            raise RunFormatError(f"{self.path}: its config or software attribute is not JSON: {error}") from None
+            value = json.loads(_text(attrs.get(name, "{}")))
+        except (ValueError, RecursionError) as error:
+            raise RunFormatError(f"{self.path}: its attribute {name} is not JSON: {error}") from None
+        if not isinstance(value, dict):
+            raise RunFormatError(f"{self.path}: its attribute {name} is no JSON object; it is damaged")
+        return value
 
     @cached_property
     def history(self) -> xr.Dataset:
@@ -169,7 +177,10 @@ class Run:
     @cached_property
     def checkpoints(self) -> xr.Dataset:
         """θ of each saved step: params (step, param), lazy; attrs say how the run was trained, and hold the layout."""
-        return self._table("checkpoints")
+        table = self._table("checkpoints")
+        if "params" not in table:
+            raise RunFormatError(f"{self.path}: checkpoints have no params; the file is incomplete")
+        return table
 
     @cached_property
     def eigenpairs(self) -> xr.Dataset | None:
@@ -200,15 +211,24 @@ class Run:
     def data(self) -> dict[str, xr.Dataset]:
         """Data sets by name ("training", "validation"): inputs (sample, feature) and targets (sample); lazy."""
         with LOCK, damage_named(self.path, "data"):
-            return {name: read_dataset(self._handle, f"data/{name}") for name in self._handle.members("data")}
+            sets = {name: read_dataset(self._handle, f"data/{name}") for name in self._handle.members("data")}
+        for name, dataset in sets.items():
+            if not {"inputs", "targets"} <= set(dataset.data_vars):
+                raise RunFormatError(f"{self.path}: data/{name} lacks inputs or targets; the file is incomplete")
+        return sets
 
     @cached_property
     def tensors(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the tensors in θ by name, in their order."""
-        try:
-            return {str(name): tuple(map(int, shape)) for name, shape in json.loads(self.checkpoints.attrs["layout"])}
-        except (KeyError, TypeError, ValueError) as error:
-            raise RunFormatError(f"{self.path}: the layout of θ cannot be read: {error}") from None
+        checkpoints = self.checkpoints
+        with damage_named(self.path, "the layout of θ"):
+            entries = [(str(name), tuple(map(int, shape))) for name, shape in json.loads(checkpoints.attrs["layout"])]
+            tensors, n_params = dict(entries), checkpoints.sizes["param"]
+            if len(tensors) < len(entries) or any(size < 0 for shape in tensors.values() for size in shape):
+                raise ValueError("names repeat, or sizes are negative")
+            if sum(map(math.prod, tensors.values())) != n_params:
+                raise ValueError(f"its tensors do not have the {n_params} entries of θ")
+        return tensors
 
     @cached_property
     def layout(self) -> ParamLayout:
@@ -234,7 +254,10 @@ class Run:
 
     def _table(self, name: str) -> xr.Dataset:
         with LOCK, damage_named(self.path, name):
-            n_rows = self._handle[f"{name}/step"].shape[0]
+            step = self._handle[f"{name}/step"]
+            n_rows = step.shape[0]
+            if stored_entries(step) < n_rows:
+                raise RunFormatError(f"{self.path}: {name}/step claims {n_rows} rows, more than the file holds")
             guard = RowGuard(self._handle, name, n_rows) if self._check else None
             return read_dataset(self._handle, name, n_rows=n_rows, hide=(CHECKSUM,), guard=guard)
 

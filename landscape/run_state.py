@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -9,8 +10,9 @@ import h5py
 import numpy as np
 import xarray as xr
 
-from landscape.netcdf import add_dimension, add_variable, dims_of, write_variable
+from landscape.netcdf import add_dimension, add_variable, dims_of, readable_members, write_variable
 from landscape.run_tables import CHECKSUM, Column, row_checksums
+from landscape.stored import RunFormatError, stored_entries
 
 _HEADER = ("step", "sequence", "rows")
 """Of each slot: the step, the number of states saved before it, and the rows that each table held by then."""
@@ -98,6 +100,9 @@ class SavedState(NamedTuple):
 def saved_states(group: h5py.Group) -> list[SavedState]:
     """The states in the slots that are whole, each value read once: a writer may be at it meanwhile."""
     names = state_names(group)
+    for name in (*names, *_HEADER, CHECKSUM):
+        if stored_entries(group[name]) < math.prod(group[name].shape):
+            raise RunFormatError(f"{group.file.filename}: state/{name} claims more entries than the file holds")
     length = group["param"].shape if "param" in group else None
     found = []
     for slot in range(2):
@@ -122,7 +127,8 @@ def newest_state(saved: Sequence[SavedState], n_rows: Sequence[int]) -> xr.Datas
 
 def state_names(group: h5py.Group) -> list[str]:
     """Names of the arrays of the state, in the order in which they were declared."""
-    held = [name for name, member in group.items() if dims_of(member)[:1] == ("slot",)]
+    members = [(name, member) for name, member in readable_members(group) if isinstance(member, h5py.Dataset)]
+    held = [name for name, member in members if dims_of(member)[:1] == ("slot",)]
     return [name for name in held if name not in (*_HEADER, CHECKSUM, "slot")]
 
 

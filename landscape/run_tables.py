@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import h5py
 import numpy as np
 
-from landscape.netcdf import add_dimension, add_variable, dims_of, write_variable
+from landscape.netcdf import add_dimension, add_variable, dims_of, readable_members, write_variable
 
 CHECKSUM = "checksum"
 NO_STEP = -(2**63) + 2
@@ -170,7 +170,7 @@ def table_names(group: h5py.Group) -> list[str]:
     """Names of the variables with rows, in the order in which they were created, without step and checksum."""
     return [
         name
-        for name, member in group.items()
+        for name, member in readable_members(group)
         if isinstance(member, h5py.Dataset) and name not in ("step", CHECKSUM) and dims_of(member)[:1] == ("step",)
     ]
 

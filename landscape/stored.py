@@ -38,6 +38,9 @@ LOCK = threading.RLock()
 class RunFormatError(ValueError):
     """A file is not what it should be: another format, a newer version, or damaged."""
 
+    def __init__(self, message: str):  # what a file calls its parts must not break the line, or the terminal
+        super().__init__("".join(letter if letter.isprintable() else "?" for letter in message))
+
 
 @contextlib.contextmanager
 def damage_named(path: Path, what: str) -> Iterator[None]:
@@ -269,8 +272,15 @@ def stored_entries(dataset: h5py.Dataset) -> float:
     if not dataset.chunks and dataset.id.get_create_plist().get_layout() == h5py.h5d.COMPACT:
         return math.inf  # within its header, at most 64 kB
     filters = dataset.id.get_create_plist().get_nfilters()
-    if filters and math.prod(dataset.chunks) * dataset.dtype.itemsize > LARGEST_CHUNK:
+    chunk = math.prod(dataset.chunks) * dataset.dtype.itemsize if filters else 0
+    if chunk > LARGEST_CHUNK:
         raise RunFormatError(f"{dataset.file.filename}: {dataset.name} has larger chunks than are read")
+    if dataset.compression:
+        # A chunk whose compressed bytes outnumber its own unfolds to something else than it claims.
+        stored: list[int] = []
+        dataset.id.chunk_iter(lambda info: stored.append(info.size))
+        if max(stored, default=0) > 1.01 * chunk + 1024:
+            raise RunFormatError(f"{dataset.file.filename}: {dataset.name} holds chunks that are no compressed values")
     return dataset.id.get_storage_size() * (COMPRESSION if filters else 1) // max(1, dataset.dtype.itemsize)
 
 

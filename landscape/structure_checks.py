@@ -13,7 +13,7 @@ from landscape.findings import Findings
 from landscape.netcdf import read_dataset
 from landscape.row_checks import BLOCK_BYTES, ERRORS, one_line
 from landscape.run import Run
-from landscape.run_state import TABLES, saved_states, state_names
+from landscape.run_state import TABLES, saved_states
 from landscape.stored import stored_entries
 from landscape.writer_lock import is_being_written
 
@@ -92,7 +92,7 @@ def check_state(run: Run, found: Findings) -> None:
         return
     try:
         group = run._handle.group("state")
-        for name in state_names(group):
+        for name in run._handle.members("state"):
             _ = run._handle[f"state/{name}"]  # raises for links and values kept elsewhere
         n_rows = run._n_rows()
         saved = saved_states(group)
