@@ -98,7 +98,12 @@ def test_a_disk_that_is_full_again_while_resuming(tmp_path):
 
 def train(path, *options):
     command = [sys.executable, "-m", "dynloss", "train", str(path), "--width", "10", "--n-per-class", "20", *options]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=_heed_ctrl_c)
+
+
+def _heed_ctrl_c():
+    """Where the tests run in the background, processes start with Ctrl-C ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -112,7 +117,10 @@ def test_a_signal_ends_training_in_order(tmp_path, sent, status):
                 break
         time.sleep(0.05)
     process.send_signal(sent)
-    _, errors = process.communicate(timeout=60)
+    try:
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == status, errors
     assert "interrupted; " in errors
     assert "--resume" in errors
