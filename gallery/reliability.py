@@ -31,7 +31,6 @@ tried by breaking things.
 #   on such a system nothing guards against a second writer on another machine.
 # - *Forgeries.* Checksums find accidents. Whoever edits a file can make them right, and a file made to crash HDF5
 #   itself may do so.
-# - *Steps alone*: they are compared with the checksum when their rows are read, and not before.
 # - *Other programs.* Those that read HDF5's lists of dimension scales can loop for ever on one wrong bit in the heap
 #   that holds them; ours does not read it.
 

@@ -14,7 +14,7 @@ from landscape.findings import Findings, row_text, stretches
 from landscape.netcdf import dims_of, read_attrs
 from landscape.run import Run
 from landscape.run_format import EIGENPAIR_VARIABLES
-from landscape.run_tables import CHECKSUM, row_checksums
+from landscape.run_tables import CHECKSUM, STEP_CHECK, row_checksums
 from landscape.stored import RunFormatError, stored_entries
 
 BLOCK_BYTES = 2**24
@@ -84,7 +84,7 @@ def _open(run: Run, name: str, found: Findings) -> _Table:
             found.damaged(f"{name}/{member}", text, np.arange(stored, table.n_rows))
         table.columns[member], table.held[member] = dataset, stored
     needed = {"checkpoints": {"params"}, "eigenpairs": {"eigenvalue", "eigenvector"}}.get(name, set())
-    for missing in sorted((needed | {CHECKSUM}) - set(run._handle.members(name))):
+    for missing in sorted((needed | {CHECKSUM, STEP_CHECK}) - set(run._handle.members(name))):
         found.damaged(f"{name}/{missing}", "is missing")
         table.whole = False
     if run.status != "running" and longest > table.n_rows:
@@ -97,8 +97,8 @@ def _open(run: Run, name: str, found: Findings) -> _Table:
 def _wrong_kind(name: str, member: str, dataset: h5py.Dataset) -> str:
     """What is wrong with the dims or the type of a variable, or nothing."""
     dims = dims_of(dataset)
-    if member == CHECKSUM:
-        expected, types = ("step",), ["u8"]
+    if member in (CHECKSUM, STEP_CHECK):
+        expected, types = ("step",), ["u8" if member == CHECKSUM else "i8"]
     elif name == "checkpoints":
         expected, types = ("step", "param"), ["f8", "f4"]
     elif name == "eigenpairs" and member in EIGENPAIR_VARIABLES:
@@ -142,8 +142,9 @@ def _check_rows(name: str, table: _Table, found: Findings, progress: bool) -> No
                 infinite[member][0] += int(bad.sum())
                 infinite[member][1][start:stop] = bad.any(1)
         if table.whole:
-            data = [array for member, array in values.items() if member not in ("step", CHECKSUM)]
+            data = [array for member, array in values.items() if member not in ("step", STEP_CHECK, CHECKSUM)]
             differing[start:stop] = row_checksums(values["step"], data) != values[CHECKSUM]
+            differing[start:stop] |= values["step"] != ~values[STEP_CHECK]
         if "eigenvector" in values:
             vectors = values["eigenvector"]
             norms = np.sqrt(np.einsum("smp,smp->sm", vectors, vectors, dtype=np.float64))

@@ -17,7 +17,7 @@ from landscape.netcdf import read_dataset
 from landscape.row_guard import RowGuard
 from landscape.run_format import FORMAT, FORMAT_VERSION, STATUSES
 from landscape.run_state import TABLES, newest_state, saved_states, state_names
-from landscape.run_tables import CHECKSUM
+from landscape.run_tables import CHECKSUM, STEP_CHECK
 from landscape.run_writer import RunWriter
 from landscape.stored import LOCK, FileHandle, RunFormatError, damage_named, stored_entries
 
@@ -259,7 +259,13 @@ class Run:
             if stored_entries(step) < n_rows:
                 raise RunFormatError(f"{self.path}: {name}/step claims {n_rows} rows, more than the file holds")
             guard = RowGuard(self._handle, name, n_rows) if self._check else None
-            return read_dataset(self._handle, name, n_rows=n_rows, hide=(CHECKSUM,), guard=guard)
+            table = read_dataset(self._handle, name, n_rows=n_rows, hide=(CHECKSUM, STEP_CHECK), guard=guard)
+            if self._check and (table["step"].values != ~self._handle[f"{name}/{STEP_CHECK}"][:n_rows]).any():
+                raise RunFormatError(
+                    f"{self.path}: steps of {name} are damaged; `python -m landscape verify` says what is right; "
+                    "open_run(path, check=False) reads all as it is"
+                )
+            return table
 
     def _n_rows(self) -> list[int]:
         """Committed rows of each table that a state counts."""

@@ -17,7 +17,7 @@ import xarray as xr
 from landscape.failed_writes import abandon
 from landscape.netcdf import to_json, write_attrs, write_dataset, write_text
 from landscape.run_state import create_state
-from landscape.run_tables import CHECKSUM, create_table
+from landscape.run_tables import CHECKSUM, STEP_CHECK, create_table
 from landscape.superblock import PAGE
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def create_run(
 
     sizes = {dim: size for dims in history.values() for dim, size in dims.items()}
     for what, names, dims in (("history", history, sizes), ("optimizer_state", optimizer_state, ["param"])):
-        reserved = sorted({"step", "params", CHECKSUM, *dims}.intersection(names))
+        reserved = sorted({"step", "params", CHECKSUM, STEP_CHECK, *dims}.intersection(names))
         if reserved:
             raise ValueError(f"names of the {what} must not be those of dims or of the file itself, got {reserved}")
     scalars = {

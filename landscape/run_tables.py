@@ -10,7 +10,12 @@ import numpy as np
 
 from landscape.netcdf import add_dimension, add_variable, dims_of, readable_members, write_variable
 
-CHECKSUM = "checksum"
+CHECKSUM, STEP_CHECK = "checksum", "step_check"
+"""Variables of a table besides `step` and what is recorded: the checksum of the row, and the step with all bits turned.
+
+The second says at once whether the steps are right, where the checksum would need the whole rows.
+"""
+
 NO_STEP = -(2**63) + 2
 """What a reader that pads short variables sees in place of an uncommitted step: netCDF's own missing int64."""
 
@@ -18,6 +23,7 @@ BUFFER_BYTES = 2**26
 """At most so much of a table waits in memory."""
 
 STEP_ATTRS = {"long_name": "step", "units": "updates"}
+STEP_CHECK_ATTRS = {"long_name": "step, every bit turned"}
 CHECKSUM_ATTRS = {"long_name": "checksum of the row: sum of (2j + 1) word_j, plus 1, mod 2^64"}
 
 
@@ -47,7 +53,7 @@ class Table:
         self.exact = True
         self.steps = np.zeros(self.block_rows, np.int64)
         self.buffers = {name: np.zeros((self.block_rows, *group[name].shape[1:]), group[name].dtype) for name in names}
-        self._columns = {name: Column(group[name]) for name in (*names, "step", CHECKSUM)}
+        self._columns = {name: Column(group[name]) for name in (*names, "step", STEP_CHECK, CHECKSUM)}
 
     @property
     def n_rows(self) -> int:
@@ -78,6 +84,7 @@ class Table:
         for name, buffer in self.buffers.items():
             self._columns[name].write(self.n_committed, buffer[:n])
         self._columns[CHECKSUM].write(self.n_committed, total)
+        self._columns[STEP_CHECK].write(self.n_committed, ~self.steps[:n])
 
     def write_steps(self) -> None:
         """Extend `step`: from now on the rows exist."""
@@ -164,21 +171,23 @@ def create_table(group: h5py.Group, variables: Mapping[str, tuple], sizes: Mappi
             fill_time="never",  # rows that are not committed are not read
         )
     add_variable(group, CHECKSUM, ("step",), attrs=CHECKSUM_ATTRS, dtype="u8", **create)
+    add_variable(group, STEP_CHECK, ("step",), attrs=STEP_CHECK_ATTRS, dtype="i8", **create)
 
 
 def table_names(group: h5py.Group) -> list[str]:
-    """Names of the variables with rows, in the order in which they were created, without step and checksum."""
+    """Names of what is recorded with rows, in the order in which it was created."""
+    own = ("step", STEP_CHECK, CHECKSUM)
     return [
         name
         for name, member in readable_members(group)
-        if isinstance(member, h5py.Dataset) and name not in ("step", CHECKSUM) and dims_of(member)[:1] == ("step",)
+        if isinstance(member, h5py.Dataset) and name not in own and dims_of(member)[:1] == ("step",)
     ]
 
 
 def allocated_by_a_commit(group: h5py.Group, block_rows: int) -> int:
     """Bytes of the file that one commit of the table in `group` can take at most, twice over."""
     total = 0
-    for name in (*table_names(group), "step", CHECKSUM):
+    for name in (*table_names(group), "step", STEP_CHECK, CHECKSUM):
         dataset = group[name]
         row = dataset.dtype.itemsize * int(np.prod(dataset.shape[1:]))
         chunk = dataset.dtype.itemsize * int(np.prod(dataset.chunks))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from landscape import ParamLayout, RunFormatError, RunWriter, load_dataset, open_run, save_dataset
+from landscape import ParamLayout, RunFormatError, RunWriter, load_dataset, open_run, save_dataset, verify
 
 N = 500
 
@@ -36,7 +36,7 @@ def flip(path, name, row, byte=3):
         raw.write(bytes([old ^ 0x10]))
 
 
-@pytest.mark.parametrize("name", ["loss", "class_weight", "step"])
+@pytest.mark.parametrize("name", ["loss", "class_weight", "checksum"])
 def test_a_changed_row_of_the_history_is_an_error_where_it_is_read(path, name):
     flip(path, f"history/{name}", 321)
     with open_run(path) as run:
@@ -47,6 +47,19 @@ def test_a_changed_row_of_the_history_is_an_error_where_it_is_read(path, name):
             run.history.class_weight.isel(step=321).values  # noqa: B018
         assert run.history.loss.isel(step=[5, 499]).values.tolist() == [6, 500]
         assert run.checkpoints.params.values.shape == (N, 10)
+
+
+@pytest.mark.parametrize("name", ["step", "step_check"])
+def test_a_changed_step_is_an_error_before_any_row_is_read(path, name):
+    flip(path, f"history/{name}", 321)
+    with open_run(path) as run:
+        with pytest.raises(RunFormatError, match="steps of history are damaged"):
+            run.history  # noqa: B018
+        assert run.checkpoints.params.values.shape == (N, 10)
+    with open_run(path, check=False) as run:
+        steps = run.history.step.values
+    assert np.flatnonzero(steps != np.arange(N)).tolist() == ([321] if name == "step" else [])
+    assert [finding.rows for finding in verify(path, progress=False).damaged] == [((321, 321),)]
 
 
 def test_check_false_reads_what_is_there(path):
