@@ -36,7 +36,7 @@ $(BENCH_VENV)/.installed: pyproject.toml constraints.txt tests/benchmarks/peers.
 		$(PEERS) $$package || echo "ABSENT: $$package could not be installed"; done
 	touch $@
 
-# What run files stand; a page of the gallery shows the counts. Killed writers: every write, and real kills.
+# What run files stand, counted in gallery/data/reliability.json. Killed writers: every write, and real kills.
 RELIABILITY = $(BIN)/python tests/reliability
 COUNTS = --table gallery/data/reliability.json
 crash: $(INSTALLED)
