@@ -239,10 +239,12 @@ def test_a_signal_ends_a_command_with_the_status_that_shells_give_it(monkeypatch
     monkeypatch.setitem(sys.modules, "ended", sys)
     monkeypatch.setattr(sys, "main", lambda rest: os.kill(os.getpid(), number), raising=False)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    hung_up = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored where the tests run in the background
     try:
         assert run_command("program", {"wait": ("ended:main", "")}, ["wait"]) == status
     finally:
         signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGHUP, hung_up)
 
 
 def test_a_run_open_for_reading_here_is_resumed_and_its_readers_see_it_grow(tmp_path, whole):

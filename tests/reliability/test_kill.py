@@ -47,5 +47,5 @@ def test_lost_and_changed_rows_are_noticed(tmp_path, monkeypatch):
         file["state/params"][...] += 1e-9
     with pytest.raises(AssertionError, match="verify finds damage: no slot holds"):
         whole.check_committed(changed, [70, 15, 3])
-    with pytest.raises(AssertionError, match="ended otherwise: state"):
+    with pytest.raises(AssertionError, match="verify finds damage at the end: no slot holds"):
         whole.check_end(changed)
