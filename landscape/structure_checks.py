@@ -128,6 +128,7 @@ def check_data(run: Run, found: Findings, progress: bool) -> None:
     for name in names:
         where = f"data/{name}"
         try:
+            read_dataset(run._handle, where)  # its dims and attributes too
             parts = {part: run._handle[f"{where}/{part}"] for part in ("inputs", "targets")}
             lengths = [part.shape[:1] for part in parts.values()]
             if lengths[0] != lengths[1] or not lengths[0]:
