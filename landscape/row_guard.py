@@ -46,12 +46,15 @@ class RowGuard:
         for (start, stop), text in self._damage.items():
             if (wanted[start:stop] & ~self.right[start:stop]).any():
                 raise RunFormatError(text)
-        wanted = np.flatnonzero(wanted & ~self.right)
+        wanted &= ~self.right
         if self._columns is None:
             self._columns = ["step", *table_names(self.handle.group(self.table))]
         together = max(1, SPAN_BYTES // self._row_bytes())
-        for block in np.split(wanted, np.flatnonzero(np.diff(wanted // together)) + 1):
-            self._compare(slice(int(block[0]), int(block[-1]) + 1))
+        first, end = int(wanted.argmax()), len(wanted) - int(wanted[::-1].argmax())
+        for start in range(first - first % together, end, together):
+            inside = np.flatnonzero(wanted[start : start + together])
+            if inside.size:
+                self._compare(slice(start + int(inside[0]), start + int(inside[-1]) + 1))
 
     def _compare(self, rows: slice) -> None:
         steps, *values = (self.handle[f"{self.table}/{name}"][rows] for name in self._columns)

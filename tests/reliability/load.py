@@ -80,7 +80,7 @@ def read_loss(run, size: Size) -> int:
     for start in range(0, size.n_steps, BLOCK):
         steps = np.arange(start, min(start + BLOCK, size.n_steps))
         np.testing.assert_array_equal(loss[steps[0] : steps[-1] + 1], loss_at(steps))
-    return 2 * loss.nbytes
+    return 4 * loss.nbytes  # the losses, their steps, the index of the steps, and what is compared
 
 
 def read_steps(run, size: Size) -> int:
@@ -130,9 +130,8 @@ def measured(path: str, small: str, n_steps: str, n_checkpoints: str, n_params: 
         for what in reads:
             READS[what](run, SMALL)
     found = {}
-    for (
-        what
-    ) in reads:  # each in a fork: memory that the one before had and gave back would hide what the next one takes
+    # Each in a fork: memory that the one before had and gave back would hide what the next one takes.
+    for what in reads:
         source, sink = os.pipe()
         if not os.fork():
             status = 1
