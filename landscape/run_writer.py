@@ -17,9 +17,10 @@ from landscape import run_format
 from landscape.failed_writes import abandon, check_room, reason
 from landscape.netcdf import to_json
 from landscape.resume import mark_interrupted, open_to_resume
+from landscape.row_values import put_checkpoint, put_eigenpairs, put_history
 from landscape.run_state import TABLES, StateSlots, newest_state, saved_states
 from landscape.run_tables import Table
-from landscape.writer_lock import WriterLock
+from landscape.writer_place import WriterPlace
 
 if TYPE_CHECKING:
     from landscape.params import ParamLayout
@@ -133,10 +134,6 @@ class RunWriter:
             raise ValueError(f"block_rows must be at least 1, got {block_rows}")
         if not 0 <= n_modes <= layout.n_params:
             raise ValueError(f"n_modes must be between 0 and the {layout.n_params} parameters, got {n_modes}")
-        # Where the file lies whatever becomes of symbolic links and of the working directory.
-        self._place = Path(os.path.realpath(self.path))
-        if not self._place.parent.is_dir():
-            raise FileNotFoundError(f"the folder {self.path.parent} does not exist; create it first")
         content = {
             "history": dict(history) if isinstance(history, Mapping) else {name: {} for name in history},
             "attrs": dict(attrs or {}),
@@ -148,17 +145,16 @@ class RunWriter:
         self._block_seconds = block_seconds
         self._oldest = 0.0
         self.state: xr.Dataset | None = None
-        self._check_permission()
-        self._lock = WriterLock(self._place)
+        self._place = WriterPlace(self.path)
         try:
             if resume and self.path.exists():
-                self._file = open_to_resume(self._place, layout, **content)
+                self._file = open_to_resume(self._place.path, layout, **content)
             elif self.path.exists() and not overwrite:
                 raise FileExistsError(f"{self.path} exists; give another path, or overwrite=True to replace it")
             else:
                 more = {"config": config or {}, "producer": producer, "data": data or {}, "block_rows": block_rows}
                 self._file = self._create(content | more)
-            self._found = os.stat(self._place)
+            self._place.remember()
             tables = {name: Table(self._file[name], block_rows) for name in TABLES if name in self._file}
             self._history, self._checkpoints = tables["history"], tables["checkpoints"]
             self._eigenpairs = tables.get("eigenpairs")
@@ -168,7 +164,7 @@ class RunWriter:
                 self._slots = StateSlots(self._file["state"])
                 self.state = newest_state(saved_states(self._file["state"]), self._n_rows())
         except BaseException:
-            self._lock.release()
+            self._place.release()
             raise
 
     def append(
@@ -198,9 +194,9 @@ class RunWriter:
         step = operator.index(step)
         rows, saved, full = self._history, self._checkpoints, False
         if history:
-            self._fill_history(history)
+            put_history(rows, history)
         if params is not None:
-            self._fill_checkpoint({"params": params, **optimizer_state} if optimizer_state else {"params": params})
+            put_checkpoint(saved, {"params": params, **optimizer_state} if optimizer_state else {"params": params})
         if history:
             full = rows.push(step)
         if params is not None:
@@ -228,20 +224,7 @@ class RunWriter:
         table = self._eigenpairs
         if table is None:
             raise ValueError("this writer records no eigenpairs; give n_modes=k to RunWriter")
-        eigs = eigs if "step" in eigs.dims else eigs.expand_dims("step")
-        sizes = {"mode": table.buffers["eigenvalue"].shape[1], "param": self.layout.n_params}
-        for dim, size in sizes.items():
-            if eigs.sizes.get(dim) != size:
-                raise ValueError(f"eigs must have {size} entries along {dim}, got {eigs.sizes.get(dim)}")
-        values = {
-            name: eigs[name].transpose("step", *dims).values
-            for name, (dims, _, _) in run_format.EIGENPAIR_VARIABLES.items()
-            if name in eigs
-        }
-        for row, step in enumerate(eigs["step"].values.tolist()):
-            for name, buffer in table.buffers.items():
-                missing = np.nan if buffer.dtype.kind == "f" else 0
-                buffer[table.n_buffered] = values[name][row] if name in values else missing
+        for step in put_eigenpairs(table, eigs):
             self._oldest = self._oldest or time.monotonic()
             if table.push(step):
                 self.commit()
@@ -278,7 +261,7 @@ class RunWriter:
         """
         tables = [table for table in self._tables if table.n_buffered]
         try:
-            self._check_place()
+            self._place.check()
             for table in tables:
                 table.write_rows()
             if self._slots is not None and self._slots.pending:
@@ -323,7 +306,7 @@ class RunWriter:
                 raise self._failure(error) from error
             raise
         self.status = status
-        self._lock.release()
+        self._place.release()
 
     def close(self) -> None:
         """Finish the run as complete, unless it is finished already."""
@@ -340,61 +323,16 @@ class RunWriter:
                 raise
             error.add_note(str(failure))
 
-    def _fill_history(self, history: Mapping[str, Any]) -> None:
-        """Put a row into the buffers; it is not counted yet. This is called at every step, and must be quick."""
-        row, buffers = self._history.n_buffered, self._history.buffers
-        if len(history) != len(buffers):
-            raise ValueError(self._mismatch(history))
-        for name, value in history.items():
-            if name not in buffers:
-                raise ValueError(self._mismatch(history))
-            buffer = buffers[name]
-            if type(value) is float and buffer.ndim == 1:
-                buffer[row] = value
-                continue
-            shape = buffer.shape[1:]
-            try:
-                array = run_format.to_array(value)
-                if array.shape != shape:  # numpy would spread a single value over all classes
-                    raise ValueError(f"got {array.shape}")
-                buffer[row] = array
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"{name} must hold numbers of shape {shape}: {error}") from None
-
-    def _fill_checkpoint(self, vectors: Mapping[str, Any]) -> None:
-        row, buffers = self._checkpoints.n_buffered, self._checkpoints.buffers
-        if vectors.keys() != buffers.keys():
-            declared = ", ".join(sorted(buffers.keys() - {"params"})) or "nothing"
-            raise ValueError(f"optimizer_state must give {declared}, as the writer declared; got {sorted(vectors)}")
-        for name, vector in vectors.items():
-            array, buffer = run_format.to_array(vector), buffers[name]
-            if array.shape != buffer.shape[1:]:
-                raise ValueError(f"{name} must have shape {buffer.shape[1:]}, got {array.shape}")
-            buffer[row] = array
-
-    def _check_permission(self) -> None:
-        for place in (self._place, self._place.parent):
-            if place.exists() and not os.access(place, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
-                raise PermissionError(f"no permission to write to {place}; record the run elsewhere, or allow it")
-
     def _create(self, content: dict[str, Any]):
         arrays = [part for pair in content["data"].values() for part in pair]
         arrays += [*content["state"].values()] * 2
         texts = len(to_json(content["config"])) + len(self.layout.to_json())
         room = 2**18 + 4 * texts + sum(run_format.to_array(array).nbytes for array in arrays)
         try:
-            check_room(self._place.parent, room)
-            return run_format.create_file(self._place, self.layout, **content)
+            check_room(self._place.path.parent, room)
+            return run_format.create_file(self._place.path, self.layout, **content)
         except (OSError, RuntimeError) as error:
             raise _with_errno(OSError(f"cannot create {self.path}: {reason(error)}"), error) from error
-
-    def _check_place(self) -> None:
-        try:
-            if os.path.samestat(os.stat(self._place), self._found):
-                return
-        except OSError:
-            pass
-        raise OSError("it was deleted, moved or replaced, and the lock that guards it is lost")
 
     def _fail(self) -> None:
         """Close the file after a write that failed, so that it is as if the process had been killed."""
@@ -402,10 +340,10 @@ class RunWriter:
         try:
             abandon(self._file)
             with contextlib.suppress(OSError):
-                self._check_place()
-                mark_interrupted(self._place)
+                self._place.check()
+                mark_interrupted(self._place.path)
         finally:
-            self._lock.release()
+            self._place.release()
 
     def _failure(self, error: BaseException) -> OSError:
         return _with_errno(
@@ -417,13 +355,6 @@ class RunWriter:
 
     def _n_rows(self) -> list[int]:
         return [self._history.n_rows, self._checkpoints.n_rows, self._eigenpairs.n_rows if self._eigenpairs else 0]
-
-    def _mismatch(self, given: Mapping) -> str:
-        missing = sorted(self._history.buffers.keys() - given.keys())
-        unknown = sorted(given.keys() - self._history.buffers.keys())
-        parts = [f"lacks {', '.join(missing)}"] if missing else []
-        parts += [f"has {', '.join(unknown)}, which the writer's history does not name"] if unknown else []
-        return f"append must give every variable of the history: this row {' and '.join(parts)}"
 
 
 def _with_errno(error: OSError, cause: BaseException) -> OSError:

@@ -96,6 +96,27 @@ def test_a_disk_that_is_full_again_while_resuming(tmp_path):
     assert same(path, record(tmp_path / "whole.h5"))
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_disk_that_fills_while_the_file_is_created_leaves_none_wherever_it_is(tmp_path, monkeypatch):
+    """As if the room that was found had been taken by another program: each size in a process of its own."""
+    path, data = tmp_path / "a.h5", {"training": (np.zeros((500, 20)), np.zeros(500))}
+    monkeypatch.setattr("landscape.run_writer.check_room", lambda *_: None)
+
+    def refused(n_bytes):
+        try:
+            with room(n_bytes):
+                writer_of(path, data=data, n_modes=2)
+        except OSError as error:
+            return 3 if str(error) == f"cannot create {path}: File too large" and not os.listdir(tmp_path) else 4
+        return 5
+
+    for n_bytes in range(0, 100_000, 2500):
+        child = os.fork()
+        if not child:
+            os._exit(refused(n_bytes))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3, n_bytes
+
+
 def train(path, *options):
     command = [sys.executable, "-m", "dynloss", "train", str(path), "--width", "10", "--n-per-class", "20", *options]
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=_heed_ctrl_c)
