@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from landscape import Run
+from landscape.attributes import to_json
 from landscape.model_copy import refuse_training_mode
-from landscape.netcdf import to_json
 
 
 def checked_samples(name: str, model: torch.nn.Module, inputs, targets) -> tuple[torch.Tensor, torch.Tensor]:

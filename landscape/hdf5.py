@@ -8,8 +8,8 @@ from pathlib import Path
 import h5py
 import xarray as xr
 
+from landscape.file_handle import FileHandle, RunFormatError
 from landscape.netcdf import read_dataset, write_dataset
-from landscape.stored import FileHandle, RunFormatError
 
 
 def save_dataset(dataset: xr.Dataset, path: str | os.PathLike, *, overwrite: bool = True) -> Path:

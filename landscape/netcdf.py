@@ -7,30 +7,22 @@ them alike. Nothing outside the file is ever read: external links, external stor
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
 import xarray as xr
 
-from landscape.stored import ENCODING, FileHandle, RunFormatError, damage_named, lazy_variable, read_now
+from landscape.attributes import CRC, DIM_ID, DIM_IDS, ENCODING, decoded, read_attrs, write_attrs, write_text
+from landscape.file_handle import FileHandle, RunFormatError, damage_named
+from landscape.stored import lazy_variable, read_now
+from landscape.whole_guard import checksum
 
 if TYPE_CHECKING:
     from landscape.row_guard import RowGuard
 
-JSON_ATTRIBUTE = "json_attributes"
-"""Attribute that holds, as one JSON object, those attributes that netCDF has no type for (bool, None, dict, …)."""
-
 NO_COORDINATE = "This is a netCDF dimension but not a netCDF variable."
-DIM_ID, DIM_IDS = "_Netcdf4Dimid", "_Netcdf4Coordinates"
-"""netCDF-4's number of a dim, on its scale, and the numbers of a variable's dims."""
-
-_INTERNAL = {
-    "CLASS", "NAME", "REFERENCE_LIST", "DIMENSION_LIST", DIM_ID, DIM_IDS, "_NCProperties",
-    "_nc3_strict", "_FillValue", ENCODING, JSON_ATTRIBUTE,
-}  # fmt: skip
 
 
 def write_dataset(group: h5py.Group, dataset: xr.Dataset) -> None:
@@ -64,7 +56,7 @@ def write_dataset(group: h5py.Group, dataset: xr.Dataset) -> None:
 
 
 def write_variable(group: h5py.Group, name: str, dims, values: np.ndarray, attrs: Mapping | None = None) -> None:
-    """Write a variable whose values stay as they are: HDF5 keeps a checksum of them. Texts stand as characters."""
+    """Write a variable whose values stay as they are, with a checksum of them. Texts stand as characters."""
     texts = values.dtype.kind == "S"
     if texts:
         width = max(1, values.dtype.itemsize)
@@ -72,8 +64,8 @@ def write_variable(group: h5py.Group, name: str, dims, values: np.ndarray, attrs
         dims = (*dims, f"string{width}")
         if dims[-1] not in group:
             add_dimension(group, dims[-1], width)
-    checked = {"fletcher32": True} if values.size and values.ndim else {}
-    dataset = add_variable(group, name, dims, values, attrs=attrs, **checked)
+    dataset = add_variable(group, name, dims, values, attrs=attrs)
+    dataset.attrs[CRC] = checksum(values)
     if texts:
         write_text(dataset, ENCODING, "utf-8")
 
@@ -114,7 +106,7 @@ def _read_dataset(handle: FileHandle, path: str, n_rows, hide, guard) -> xr.Data
         if name in hide or not isinstance(handle[f"{path}/{name}"], h5py.Dataset):
             continue
         dataset = handle[f"{path}/{name}"]
-        if _text(dataset.attrs.get("NAME", "")).startswith(NO_COORDINATE):
+        if decoded(dataset.attrs.get("NAME", "")).startswith(NO_COORDINATE):
             continue
         dims = dims_of(dataset)
         limits = tuple(n_rows if dim == "step" else None for dim in dims)
@@ -206,91 +198,6 @@ def readable_members(group: h5py.Group) -> Iterator[tuple[str, h5py.HLObject]]:
         if isinstance(group.get(name, getlink=True), h5py.HardLink):
             with contextlib.suppress(KeyError, OSError, RuntimeError):
                 yield name, group[name]
-
-
-def write_attrs(target: h5py.HLObject, attrs: Mapping[str, Any]) -> None:
-    """Store `attrs`: texts, numbers and lists of numbers as themselves, everything else in one JSON attribute."""
-    other = {}
-    for name, value in attrs.items():
-        if not isinstance(name, str):
-            raise TypeError(f"names of attributes must be strings, got {name!r}")
-        native = _native(value) if name and "\0" not in name and name not in _INTERNAL else None
-        if native is None:
-            other[name] = value
-        elif isinstance(native, str):
-            write_text(target, name, native)
-        else:
-            target.attrs[name] = native
-    if other:
-        write_text(target, JSON_ATTRIBUTE, to_json(other))
-
-
-def write_text(target: h5py.HLObject, name: str, text: str) -> None:
-    """Store the attribute `text` with a fixed length: it stands in the header of `target`, which has a checksum."""
-    letters = np.bytes_(text.encode() or b"\0")
-    target.attrs.create(name, letters, dtype=h5py.string_dtype("utf-8", max(1, len(text.encode()))))
-
-
-def read_attrs(target: h5py.HLObject) -> dict[str, Any]:
-    """The attributes that `write_attrs` stored, without those of the file format itself."""
-    attrs = {name: _plain(target.attrs[name]) for name in target.attrs if name not in _INTERNAL}
-    if JSON_ATTRIBUTE in target.attrs:
-        attrs |= json.loads(_text(target.attrs[JSON_ATTRIBUTE]))
-    if isinstance(target, h5py.Dataset) and attrs.get("dtype") == "bool":
-        del attrs["dtype"]
-    return attrs
-
-
-def to_json(value: Any) -> str:
-    """JSON text of `value`; numpy numbers and arrays, sets of paths and tuples become their plain counterparts.
-
-    Raises
-    ------
-    TypeError
-        If something in it has no plain counterpart.
-    """
-
-    def plain(item):
-        if isinstance(item, np.generic | np.ndarray):
-            return item.tolist()
-        if hasattr(item, "__fspath__"):
-            return str(item)
-        raise TypeError(
-            f"cannot store {item!r} of type {type(item).__name__} as JSON; give texts, numbers, lists, dicts"
-        )
-
-    return json.dumps(value, default=plain)
-
-
-def _native(value: Any) -> Any:
-    """`value` as netCDF can hold it, or None."""
-    if isinstance(value, str):
-        return value if "\0" not in value and not any("\ud800" <= letter <= "\udfff" for letter in value) else None
-    if isinstance(value, np.ndarray | list):
-        if isinstance(value, list) and not all(type(item) in (int, float) for item in value):
-            return None
-        value = np.asarray(value)
-        return value if value.ndim == 1 and value.size and value.dtype.kind in "if" and value.itemsize > 2 else None
-    if type(value) is int:
-        return np.int64(value) if -(2**63) <= value < 2**63 else None
-    if type(value) is float or (isinstance(value, np.number) and value.dtype.kind in "if" and value.itemsize > 2):
-        return value
-    return None
-
-
-def _plain(value: Any) -> Any:
-    """An attribute as Python's own type where there is one."""
-    if isinstance(value, bytes):
-        return _text(value)
-    if isinstance(value, np.ndarray) and value.dtype in (np.int64, np.float64):
-        return value.tolist()
-    if isinstance(value, np.int64 | np.float64):
-        return value.item()
-    return value
-
-
-def _text(value: Any) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def _storable(name: str, variable: xr.Variable) -> np.ndarray:

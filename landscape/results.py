@@ -11,8 +11,9 @@ import h5py
 import numpy as np
 import xarray as xr
 
+from landscape.attributes import to_json, write_attrs
 from landscape.hdf5 import load_dataset
-from landscape.netcdf import add_dimension, add_variable, dims_of, to_json, write_attrs, write_variable
+from landscape.netcdf import add_dimension, add_variable, dims_of, write_variable
 
 N_ROWS, COMPUTATION = "n_rows_written", "computation"
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
+from landscape.attributes import to_json
 from landscape.failed_writes import abandon
-from landscape.netcdf import to_json
+from landscape.file_handle import LOCK
 from landscape.run_format import OPEN
 from landscape.run_state import TABLES
 from landscape.run_tables import allocated_by_a_commit
-from landscape.stored import LOCK
 from landscape.superblock import make_writable
 
 if TYPE_CHECKING:

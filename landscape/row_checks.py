@@ -10,12 +10,15 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
+from landscape.attributes import CRC, read_attrs
+from landscape.entries import stored_entries
+from landscape.file_handle import RunFormatError
 from landscape.findings import Findings, row_text, stretches
-from landscape.netcdf import dims_of, read_attrs
+from landscape.netcdf import dims_of
 from landscape.run import Run
 from landscape.run_format import EIGENPAIR_VARIABLES
 from landscape.run_tables import CHECKSUM, STEP_CHECK, row_checksums
-from landscape.stored import RunFormatError, stored_entries
+from landscape.whole_guard import WholeGuard
 
 BLOCK_BYTES = 2**24
 """Bytes of rows in memory at a time; at least one row."""
@@ -68,7 +71,11 @@ def _open(run: Run, name: str, found: Findings) -> _Table:
     for member in run._handle.members(name):
         try:
             dataset = run._handle[f"{name}/{member}"]
-            if member == "step" or not isinstance(dataset, h5py.Dataset) or dims_of(dataset) == (member,):
+            if member == "step" or not isinstance(dataset, h5py.Dataset):
+                continue
+            if dims_of(dataset) == (member,):  # a coordinate
+                if CRC in dataset.attrs:
+                    WholeGuard(run._handle, f"{name}/{member}").check()
                 continue
             wrong = _wrong_kind(name, member, dataset)
             if wrong:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from landscape.file_handle import FileHandle, RunFormatError
 from landscape.run_tables import CHECKSUM, row_checksums, table_names
-from landscape.stored import FileHandle, RunFormatError
 
 SPAN_BYTES = 2**20
 """Rows within so many bytes of each other are read together."""

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from landscape.entries import stored_entries
+from landscape.file_handle import LOCK, FileHandle, RunFormatError, damage_named
 from landscape.netcdf import read_dataset
 from landscape.row_guard import RowGuard
 from landscape.run_format import FORMAT, FORMAT_VERSION, STATUSES
 from landscape.run_state import TABLES, newest_state, saved_states, state_names
 from landscape.run_tables import CHECKSUM, STEP_CHECK
 from landscape.run_writer import RunWriter
-from landscape.stored import LOCK, FileHandle, RunFormatError, damage_named, stored_entries
 
 if TYPE_CHECKING:
     from landscape.params import ParamLayout

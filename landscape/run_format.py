@@ -14,8 +14,9 @@ import h5py
 import numpy as np
 import xarray as xr
 
+from landscape.attributes import to_json, write_attrs, write_text
 from landscape.failed_writes import abandon
-from landscape.netcdf import to_json, write_attrs, write_dataset, write_text
+from landscape.netcdf import write_dataset
 from landscape.run_state import create_state
 from landscape.run_tables import CHECKSUM, STEP_CHECK, create_table
 from landscape.superblock import PAGE

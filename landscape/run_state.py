@@ -10,9 +10,10 @@ import h5py
 import numpy as np
 import xarray as xr
 
+from landscape.entries import stored_entries
+from landscape.file_handle import RunFormatError
 from landscape.netcdf import add_dimension, add_variable, dims_of, readable_members, write_variable
 from landscape.run_tables import CHECKSUM, Column, row_checksums
-from landscape.stored import RunFormatError, stored_entries
 
 _HEADER = ("step", "sequence", "rows")
 """Of each slot: the step, the number of states saved before it, and the rows that each table held by then."""

@@ -14,8 +14,8 @@ import numpy as np
 import xarray as xr
 
 from landscape import run_format
+from landscape.attributes import to_json
 from landscape.failed_writes import abandon, check_room, reason
-from landscape.netcdf import to_json
 from landscape.resume import mark_interrupted, open_to_resume
 from landscape.row_values import put_checkpoint, put_eigenpairs, put_history
 from landscape.run_state import TABLES, StateSlots, newest_state, saved_states

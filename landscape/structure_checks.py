@@ -6,15 +6,14 @@ import math
 import os
 import struct
 
-import h5py
 import numpy as np
+import xarray as xr
 
 from landscape.findings import Findings
 from landscape.netcdf import read_dataset
 from landscape.row_checks import BLOCK_BYTES, ERRORS, one_line
 from landscape.run import Run
 from landscape.run_state import TABLES, saved_states
-from landscape.stored import stored_entries
 from landscape.writer_lock import is_being_written
 
 GROUPS = ("layout", "data", "history", "checkpoints")
@@ -117,7 +116,7 @@ def check_state(run: Run, found: Findings) -> None:
 
 
 def check_data(run: Run, found: Findings, progress: bool) -> None:
-    """Check that the data sets fit and can be read: HDF5 compares them with checksums of its own then."""
+    """Check that the data sets fit and have the right checksums."""
     if "data" not in run._handle:
         return
     try:
@@ -128,13 +127,13 @@ def check_data(run: Run, found: Findings, progress: bool) -> None:
     for name in names:
         where = f"data/{name}"
         try:
-            read_dataset(run._handle, where)  # its dims and attributes too
-            parts = {part: run._handle[f"{where}/{part}"] for part in ("inputs", "targets")}
+            stored = read_dataset(run._handle, where)  # its dims and attributes too
+            parts = {part: stored[part].variable for part in ("inputs", "targets")}
             lengths = [part.shape[:1] for part in parts.values()]
             if lengths[0] != lengths[1] or not lengths[0]:
                 found.damaged(where, f"inputs have {parts['inputs'].shape} entries, targets {parts['targets'].shape}")
                 continue
-            infinite = {part: _n_infinite(dataset) for part, dataset in parts.items()}
+            infinite = {part: _n_infinite(variable) for part, variable in parts.items()}
         except ERRORS as error:
             found.damaged(where, f"cannot be read: {one_line(error)}")
             continue
@@ -144,14 +143,11 @@ def check_data(run: Run, found: Findings, progress: bool) -> None:
                 found.note(where, f"{part}: {count} values not finite")
 
 
-def _n_infinite(dataset: h5py.Dataset) -> int:
+def _n_infinite(variable: xr.Variable) -> int:
     """Number of values that are not finite, read a block at a time."""
-    row = max(1, dataset.dtype.itemsize * int(np.prod(dataset.shape[1:], dtype=object)))
-    if stored_entries(dataset) < math.prod(dataset.shape):
-        raise ValueError(f"its shape {dataset.shape} is larger than what the file holds")
-    size = max(1, BLOCK_BYTES // row)
+    size = max(1, BLOCK_BYTES // max(1, variable.dtype.itemsize * math.prod(variable.shape[1:])))
     count = 0
-    for start in range(0, dataset.shape[0], size):
-        values = dataset[start : start + size]
+    for start in range(0, variable.shape[0], size):
+        values = variable[start : start + size].values
         count += int(np.count_nonzero(~np.isfinite(values))) if values.dtype.kind == "f" else 0
     return count

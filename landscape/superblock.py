@@ -11,7 +11,7 @@ import os
 import struct
 from pathlib import Path
 
-from landscape.stored import RunFormatError
+from landscape.file_handle import RunFormatError
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _FIELDS = struct.Struct("<8s4B4Q")  # signature; version, 2 sizes, flags; base, extension, end of file, root group

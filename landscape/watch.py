@@ -10,8 +10,8 @@ import time
 from collections import deque
 from typing import TextIO
 
+from landscape.file_handle import RunFormatError
 from landscape.run import Run, open_run
-from landscape.stored import RunFormatError
 from landscape.writer_lock import is_being_written
 
 COMMITS = 20

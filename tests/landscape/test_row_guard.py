@@ -27,10 +27,13 @@ def flip(path, name, row, byte=3):
     """Flip a bit of a stored row, as a disk may."""
     with h5py.File(path) as file:
         dataset = file[name]
-        chunk = dataset.id.get_chunk_info_by_coord((row, *(0 for _ in dataset.shape[1:])))
-        inner = row % dataset.chunks[0] * dataset.dtype.itemsize * int(np.prod(dataset.shape[1:]))
+        start, before = dataset.id.get_offset(), row
+        if dataset.chunks:
+            start = dataset.id.get_chunk_info_by_coord((row, *(0 for _ in dataset.shape[1:]))).byte_offset
+            before = row % dataset.chunks[0]
+        inner = before * dataset.dtype.itemsize * int(np.prod(dataset.shape[1:]))
     with path.open("r+b") as raw:
-        raw.seek(chunk.byte_offset + inner + byte)
+        raw.seek(start + inner + byte)
         old = raw.read(1)[0]
         raw.seek(-1, 1)
         raw.write(bytes([old ^ 0x10]))
@@ -94,8 +97,20 @@ def test_a_changed_sample_is_an_error(path):
     flip(path, "data/training/inputs", 11)
     with open_run(path) as run:
         assert run.data["training"].targets.values[11] == 11
-        with pytest.raises(RunFormatError, match="data/training/inputs cannot be read"):
+        with pytest.raises(RunFormatError, match="data/training/inputs is damaged"):
             run.data["training"].inputs.values  # noqa: B018
+
+
+@pytest.mark.parametrize("name", ["data/training/inputs", "data/training/targets", "history/class"])
+def test_values_that_a_file_system_lost_are_no_zeros(path, name):
+    with h5py.File(path) as file:
+        start, n_bytes = file[name].id.get_offset(), file[name].id.get_storage_size()
+    with path.open("r+b") as raw:
+        raw.seek(start)
+        raw.write(bytes(n_bytes))
+    with open_run(path, check=False) as run, pytest.raises(RunFormatError, match=f"{name} is damaged"):
+        _ = run.history, run.data["training"].load(), run.tensors
+    assert verify(path, progress=False).damaged
 
 
 def test_no_attribute_or_dim_is_read_from_the_heap_that_has_no_checksum(path):
@@ -126,7 +141,7 @@ def test_texts_of_any_length_stay_and_a_changed_one_is_an_error(tmp_path):
     with path.open("r+b") as raw:
         raw.seek(at + 4)
         raw.write(b"X")
-    with pytest.raises(RunFormatError, match="note cannot be read"):
+    with pytest.raises(RunFormatError, match="h5: note is damaged"):
         load_dataset(path)
 
 

@@ -2,6 +2,7 @@
 
 import shutil
 import struct
+import zlib
 
 import h5py
 import numpy as np
@@ -254,7 +255,9 @@ def test_a_damaged_slot_of_the_state_is_found(path):
 
 def test_a_layout_that_is_not_that_of_the_parameters_is_found(path):
     with h5py.File(path, "r+") as file:
-        file["layout/size"][0] = 8
+        size = file["layout/size"]
+        size[0] = 8
+        size.attrs["crc32"] = np.uint32(zlib.crc32(size[()].tobytes()))
     assert "sizes or offsets differ from the attribute" in the_damage(path)[1]
     with h5py.File(path, "r+") as file:
         file["layout/size"][0] = 9
