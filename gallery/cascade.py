@@ -70,3 +70,59 @@ for name, first in (("period 2", 2), ("period 4", 4)):
     high, low = two.max("step").values, two.min("step").values
     text = ", ".join(f"{a:.2f} … {b:.2f}" for a, b in zip(low, high, strict=True))
     print(f"{name} at step {begins}: λ_1, λ_2, λ_3 over the threshold: {text}")
+
+# %%
+# Other seeds
+# -----------
+# The third period of 15,000 steps, for four other seeds of data and initial parameters: in which order do the periods of
+# the orbit come? Each run is recorded anew; nothing was chosen by these seeds.
+import tempfile
+from pathlib import Path
+
+loss = dynloss.DynamicalCrossEntropy(n_classes=3, amplitude=70, period=5000)
+with (
+    tempfile.TemporaryDirectory() as folder,
+    viz.style(),
+):
+    figure, axes = plt.subplots(
+        4, 1, figsize=(6.9, 6.4), sharex=True, layout="constrained"
+    )
+    for seed, ax in zip((1, 2, 3, 4), axes, strict=True):
+        path = dynloss.train(
+            dynloss.mlp(n_inputs=2, width=100, n_classes=3, seed=seed),
+            loss,
+            dynloss.spiral(n_per_class=100, n_classes=3, seed=seed),
+            record=Path(folder, f"seed{seed}.h5"),
+            learning_rate=1.0,
+            n_steps=15_000,
+            checkpoint_every=5000,
+        )
+        with landscape.open_run(path) as other:
+            signal, starts = (
+                other.history.loss.load(),
+                landscape.find_onsets(other.history),
+            )
+        period = landscape.bifurcation_diagram(signal).sel(
+            step=slice(13_400, 14_999)
+        )
+        viz.plot_bifurcation_diagram(
+            period, ax, onsets=starts, scale="symlog", legend=seed == 1
+        )
+        ax.set_title(f"seed {seed}", loc="left")
+        first = {
+            value: int(
+                period.step[np.argmax(period.orbit_period.values == value)]
+            )
+            for value in (2, 4, 8, 0)
+            if (period.orbit_period == value).any()
+        }
+        print(
+            f"seed {seed}: onset at step {starts.onset_step.values[-1]}; "
+            + ", ".join(
+                f"{f'period {value}' if value else 'no period'} from step {step}"
+                for value, step in first.items()
+            )
+        )
+    for ax in axes[:-1]:
+        ax.set_xlabel("")
+plt.show()

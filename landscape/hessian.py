@@ -20,7 +20,7 @@ LABELS = {
     "converged": "Residual within the tolerance",
     "certified": "No larger eigenvalue is missing",
     "gap": "Distance to the next eigenvalue",
-    "vector_error": "Bound on the sine of the angle to the exact eigenvector",
+    "vector_error": "Estimated sine of the angle to the exact eigenvector",
     "overlap": "Overlap with the matched eigenvector of the previous step",
     "previous_mode": "Mode of the previous step that this one continues",
     "crossing": "Continues another mode of the previous step",
@@ -103,8 +103,9 @@ def top_eigenpairs(
         ``eigenvalue``, ``residual``, ``converged``, ``certified`` (step, mode); ``eigenvector`` (step, mode, param);
         ``n_hvp``, ``threshold`` (step; NaN where attrs name no optimiser). All k pairs come back, converged or not;
         where a matrix is not finite they are NaN. How far modes can be told apart: ``gap`` to the next mode,
-        ``vector_error`` = ‖Hv − λv‖ / distance to the nearest other Ritz value, which bounds the sine of the angle to
-        the exact eigenvector (Davis and Kahan 1970); from about 0.1 on only the span of close modes means something.
+        ``vector_error`` = ‖Hv − λv‖ / distance to the nearest other Ritz value, which estimates the sine of the angle
+        to the exact eigenvector: with the exact neighbour instead it is the bound of Davis and Kahan (1970), so it is
+        good where `tol` is small. From about 0.1 on only the span of close modes means something.
         ``previous_mode``, ``overlap`` and ``crossing`` say which mode of the previous row each one continues, and
         whether that is another one; NaN and False in the first row. All (step, mode).
 

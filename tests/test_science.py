@@ -1,6 +1,7 @@
-"""What a run with a dynamical loss shows, for seeds that nothing was chosen by; trains for ten seconds a seed.
+"""What runs with dynamical losses show, for seeds that nothing was chosen by; trains for ten seconds a test.
 
-Cross entropy with A = 70 and T = 5000 on the spiral, width 100, η = 1; in the second of its periods.
+Cross entropy with A = 70 and T = 5000 on the spiral, width 100, η = 1, in the second and third of its periods; and the
+first onset of three losses, width 50, at several learning rates.
 """
 
 import numpy as np
@@ -10,6 +11,7 @@ import xarray as xr
 import dynloss
 from landscape import (
     attractor_diagram,
+    bifurcation_diagram,
     find_onsets,
     gradient_decomposition,
     onset_curvature,
@@ -18,7 +20,7 @@ from landscape import (
     valley_width,
 )
 
-PERIOD, N_STEPS, RATE = 5000, 10_000, 1.0
+PERIOD, N_STEPS, RATE = 5000, 15_000, 1.0
 DENSE = 9250, 9500
 """Phase 0.85 … 0.90, where every state is saved; elsewhere every 15th."""
 
@@ -43,6 +45,7 @@ def test_the_cascade_has_its_onset_its_gradient_and_its_valley(seed, tmp_path):
         the_gradient_leaves_the_bulk_for_the_top_eigenvectors(objective, checkpoints)
         the_valley_widens_in_the_first_half_of_the_period(objective, checkpoints)
         the_frozen_map_has_one_branch_that_splits_where_the_sharpness_reaches_the_threshold(objective, checkpoints)
+        the_orbit_has_period_2_then_4(run.history)
 
 
 def the_motion_doubles_its_period_where_the_sharpness_reaches_the_threshold(objective, checkpoints, history):
@@ -89,3 +92,57 @@ def the_frozen_map_has_one_branch_that_splits_where_the_sharpness_reaches_the_th
     assert (frozen.orbit_period[:split] == 1).all()
     assert 0.70 <= frozen.phase[split] <= 0.88
     assert 0.85 <= frozen.eigenvalue[split] / frozen.threshold[split] <= 1.02
+
+
+def the_orbit_has_period_2_then_4(history):
+    orbit = bifurcation_diagram(history.loss).orbit_period.sel(step=slice(2 * PERIOD + PERIOD // 2, None)).values
+    two, four = np.flatnonzero(orbit == 2), np.flatnonzero(orbit == 4)
+    assert len(two) > 100
+    assert len(four) > 20
+    assert (orbit[: two[0]] <= 1).mean() > 0.95
+    assert two[0] < four[0]
+
+
+SQUARED = dynloss.DynamicalSquaredError
+LOSSES = {
+    "DCE": (dynloss.DynamicalCrossEntropy, {"amplitude": 70}),
+    "DMSE1": (SQUARED, {"amplitude": 20, "weighting": "sample"}),
+    "DMSE2": (SQUARED, {"amplitude": 20, "weighting": "component"}),
+}
+PERIODS = {
+    "DCE": {0.5: 10_000, 1: 5000, 2: 2500, 4: 1250},
+    "DMSE1": dict.fromkeys((0.1, 0.2, 0.3), 5000),
+    "DMSE2": dict.fromkeys((0.05, 0.1, 0.2, 0.3), 5000),
+}
+STABLE = {"DCE": 0.1, "DMSE1": 0.03, "DMSE2": 0.01}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_sharpness_at_the_first_onset_is_the_threshold_of_the_learning_rate(name, tmp_path):
+    (kind, options), periods, stable = LOSSES[name], PERIODS[name], STABLE[name]
+    rates, curved = [], []
+    for seed in (4, 5):
+        for rate, period in (periods | {stable: 5000}).items():
+            path = dynloss.train(
+                dynloss.mlp(2, width=50, n_classes=3, seed=seed),
+                kind(3, period=period, **options),
+                dynloss.spiral(100, 3, seed=seed),
+                record=tmp_path / f"{seed}-{rate}.h5",
+                learning_rate=rate,
+                n_steps=3 * period,
+                checkpoint_every=499,
+            )
+            with open_run(path) as run:
+                onsets = find_onsets(run.history).isel(onset=slice(1))
+                if rate == stable:
+                    assert not onsets.sizes["onset"]
+                elif onsets.sizes["onset"]:
+                    rates.append(rate)
+                    curved.append(onset_curvature(dynloss.objective(run), run.checkpoints, onsets))
+    assert len(rates) >= 2 * len(periods) - 1
+    curved = xr.concat(curved, "onset")
+    assert (curved.overlap > 0.95).all()
+    slope = np.polyfit(np.log(rates), np.log(curved.eigenvalue), 1)[0]
+    assert -1.04 <= slope <= -0.96
+    assert 1.75 <= np.exp(np.mean(np.log(curved.eigenvalue * rates))) <= 2.05

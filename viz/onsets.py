@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import cycle
+
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
 from viz.axes import label_x, label_y, legend_above, own_figure, step_axis
 from viz.dataset import coordinate, read
-from viz.style import BLACK, ONSET, SKY, THRESHOLD, VERMILION
+from viz.style import BLACK, CLASS_COLORS, ONSET, SKY, THRESHOLD, VERMILION
 
 SOURCE = "landscape.find_onsets"
 
@@ -85,4 +87,40 @@ def plot_onset_curvature(curved: xr.Dataset, ax: Axes | None = None) -> Axes:
         label_x(ax, "onset")
     label_y(ax, r"$\lambda_1$ / stability threshold")
     legend_above(ax)
+    return ax
+
+
+@own_figure(height=2.6)
+def plot_onset_sharpness(curved: xr.Dataset, ax: Axes | None = None, *, by: str | None = None) -> Axes:
+    """Sharpness at onsets of runs with different learning rates, on logarithmic axes, with the stability threshold.
+
+    Parameters
+    ----------
+    curved : xarray.Dataset
+        `eigenvalue`, `threshold`, `learning_rate` (onset): rows of `landscape.onset_curvature` of several runs, joined,
+        with the learning rate of each.
+    ax : Axes, optional
+        Where to draw; a new figure without it.
+    by : str, optional
+        Name of a variable (onset) whose values have markers and entries in the legend of their own, such as the loss.
+    """
+    source = "landscape.onset_curvature, with learning_rate (onset)"
+    rate, sharpness, threshold = (
+        np.asarray(read(curved, name, ("onset",), source=source), dtype=float)
+        for name in ("learning_rate", "eigenvalue", "threshold")
+    )
+    names = np.full(len(rate), "onset") if by is None else np.asarray(read(curved, by, ("onset",), source=source))
+    groups = {name: names == name for name in dict.fromkeys(names.tolist())}
+    for (name, rows), color, marker in zip(groups.items(), cycle(CLASS_COLORS), cycle("osD^v")):
+        ax.plot(rate[rows], sharpness[rows], marker, markersize=4, color=color, label=name)
+    pairs = np.unique(np.stack([rate, threshold], axis=1), axis=0)
+    one_curve = len(np.unique(pairs[:, 0])) == len(pairs)  # not where optimisers differ
+    for i, rows in enumerate([slice(None)] if one_curve else groups.values()):
+        line = np.unique(np.stack([rate[rows], threshold[rows]], axis=1), axis=0)
+        ax.plot(*line.T, label=None if i else "stability threshold", **THRESHOLD, zorder=0.9)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    label_x(ax, r"learning rate $\eta$")
+    label_y(ax, r"$\lambda_1$ at the onset")
+    ax.legend()
     return ax

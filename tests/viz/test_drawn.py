@@ -313,3 +313,18 @@ def test_onset_curvature_is_relative_to_the_threshold(curved, keep):
 def test_onsets_without_a_figure_and_with_missing_ones(onsets, keep):
     ax = keep(viz.plot_onsets(onsets.assign(onset_step=("onset", [12.0, np.nan]))))
     assert vertical_lines(ax) == [12]
+
+
+def test_onset_sharpness_is_drawn_at_its_learning_rate_beside_the_threshold(curved, keep, new_axes):
+    rated = curved.assign_coords(
+        learning_rate=("onset", [2.0, 0.5]), threshold=("onset", [1.0, 4.0]), loss=("onset", ["one", "two"])
+    )
+    ax = keep(viz.plot_onset_sharpness(rated, by="loss"))
+    for i, name in enumerate(["one", "two"]):
+        np.testing.assert_allclose(drawn(ax, name).get_xydata(), [[rated.learning_rate[i], curved.eigenvalue[i]]])
+    np.testing.assert_allclose(drawn(ax, "stability threshold").get_xydata(), [[0.5, 4], [2, 1]])
+    assert ax.get_xscale() == ax.get_yscale() == "log"
+    alone = viz.plot_onset_sharpness(rated, new_axes())
+    np.testing.assert_allclose(drawn(alone, "onset").get_xdata(), [2, 0.5])
+    two = rated.assign_coords(learning_rate=("onset", [2.0, 2.0]))  # of two optimisers: no line joins their thresholds
+    assert len(viz.plot_onset_sharpness(two, new_axes(), by="loss").lines) == 4
