@@ -10,8 +10,8 @@ against the learning rate.
 # %%
 # Each run is recorded until its first onset, for five periods at most; :func:`landscape.find_onsets` sees nothing but
 # the norms and cosines of the updates, and :func:`landscape.onset_curvature` measures the Hessian of the weighted loss at the
-# midpoint of the two iterates. Width 50, seed 0; the periods are longer where the learning rate is small. The last rates of
-# each loss are so small that no onset is expected.
+# midpoint of the two iterates. Width 50, seed 0; the periods are longer where the learning rate is small. The smallest
+# rates of each loss are so small that no onset is expected.
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -64,7 +64,7 @@ periods = {  # by learning rate
 
 
 def first_onset(loss, learning_rate, seed=0):
-    """What is measured at the first onset, in the dim onset, which is empty where there is none."""
+    """What is measured at the first onset; nothing where there is none."""
     for n_periods in (1, 2, 5):
         with tempfile.TemporaryDirectory() as folder:
             path = dynloss.train(

@@ -49,7 +49,9 @@ crash, kill, fuzz, load = (
     tried[name] for name in ("crash", "kill", "fuzz", "load")
 )
 for name, counted in tried.items():
-    versions = ", ".join(f"{k} {v}" for k, v in counted["versions"].items())
+    versions = ", ".join(
+        f"{k} {counted['versions'][k]}" for k in ("hdf5", "h5py", "numpy")
+    )
     print(f"{name:6} {counted['date']}: {versions}")
 
 # %%
@@ -57,7 +59,8 @@ for name, counted in tried.items():
 # as if the process had died there; also within a write, where a page of the file ends. Every one must open with all rows
 # whose commit had returned, and resume to the undisturbed end. So must the files of resuming writers that die as well.
 print(
-    f"{crash['points']} moments within {crash['writes']} writes: {crash['failures']} wrong"
+    f"{crash['points']} moments within {crash['writes']} writes: "
+    f"{crash['failures']} wrong"
 )
 print(
     f"{crash['points_of_resumed_writers']} moments of resuming writers: "
