@@ -224,6 +224,13 @@ def curved():
 
 
 @pytest.fixture
+def rated(curved):
+    return curved.assign_coords(
+        learning_rate=("onset", [2.0, 0.5]), threshold=("onset", [1.0, 4.0]), loss=("onset", ["one", "two"])
+    )
+
+
+@pytest.fixture
 def line():
     alpha = np.linspace(-1, 1, 9)
     return xr.Dataset({"loss": ("alpha", 0.1 + alpha**2)}, coords={"alpha": alpha})

@@ -315,13 +315,10 @@ def test_onsets_without_a_figure_and_with_missing_ones(onsets, keep):
     assert vertical_lines(ax) == [12]
 
 
-def test_onset_sharpness_is_drawn_at_its_learning_rate_beside_the_threshold(curved, keep, new_axes):
-    rated = curved.assign_coords(
-        learning_rate=("onset", [2.0, 0.5]), threshold=("onset", [1.0, 4.0]), loss=("onset", ["one", "two"])
-    )
+def test_onset_sharpness_is_drawn_at_its_learning_rate_beside_the_threshold(rated, keep, new_axes):
     ax = keep(viz.plot_onset_sharpness(rated, by="loss"))
     for i, name in enumerate(["one", "two"]):
-        np.testing.assert_allclose(drawn(ax, name).get_xydata(), [[rated.learning_rate[i], curved.eigenvalue[i]]])
+        np.testing.assert_allclose(drawn(ax, name).get_xydata(), [[rated.learning_rate[i], rated.eigenvalue[i]]])
     np.testing.assert_allclose(drawn(ax, "stability threshold").get_xydata(), [[0.5, 4], [2, 1]])
     assert ax.get_xscale() == ax.get_yscale() == "log"
     alone = viz.plot_onset_sharpness(rated, new_axes())
