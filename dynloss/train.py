@@ -244,7 +244,7 @@ def _accuracies(objective, sets):
 
     def accuracies(params: torch.Tensor) -> dict[str, float]:
         with torch.no_grad():
-            right = (objective.outputs(params, inputs).argmax(-1) == targets).to(torch.float64)
+            right = (objective.outputs(params, inputs).max(-1).indices == targets).to(torch.float64)
         validation = float(right[n_training:].mean()) if len(right) > n_training else math.nan
         return {"accuracy": float(right[:n_training].mean()), "validation_accuracy": validation}
 

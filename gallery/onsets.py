@@ -8,14 +8,11 @@ against the learning rate.
 """
 
 # %%
-# Each run is recorded until its first onset, for five periods at most; :func:`landscape.find_onsets` sees nothing but
-# the norms and cosines of the updates, and :func:`landscape.onset_curvature` measures the Hessian of the weighted loss at the
-# midpoint of the two iterates. Width 50, seed 0; the periods are longer where the learning rate is small. The smallest
-# rates of each loss are so small that no onset is expected.
-import tempfile
-from functools import partial
-from pathlib import Path
-
+# The members of each loss are trained at once, for 50,000 steps: :func:`dynloss.train_ensemble`.
+# :func:`landscape.find_onsets` sees nothing but the norms and cosines of the updates, and
+# :func:`landscape.onset_curvature` measures the Hessian of the weighted loss at the midpoint of the two iterates. Width 50,
+# seed 0; the period of the oscillation is longer where the learning rate is small. The smallest rates of each loss are so
+# small that no onset is expected.
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
@@ -24,78 +21,55 @@ import dynloss
 import landscape
 import viz
 
+cross_entropy = dynloss.DynamicalCrossEntropy
+squared_error = dynloss.DynamicalSquaredError
+rates = {
+    "cross entropy": (0.02, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0),
+    "squared error, by sample": (0.03, 0.05, 0.1, 0.2, 0.3, 0.5),
+    "squared error, by component": (0.01, 0.02, 0.05, 0.1, 0.2, 0.3),
+}
 losses = {
-    "cross entropy": dynloss.DynamicalCrossEntropy,
-    "squared error, by sample": partial(
-        dynloss.DynamicalSquaredError, weighting="sample"
-    ),
-    "squared error, by component": partial(
-        dynloss.DynamicalSquaredError, weighting="component"
-    ),
+    "cross entropy": [
+        cross_entropy(3, 70, period)
+        for period in (10_000, 10_000, 10_000, 10_000, 5000, 2500, 1250)
+    ],
+    "squared error, by sample": [
+        squared_error(3, 20, 10_000 if rate == 0.05 else 5000, weighting="sample")
+        for rate in rates["squared error, by sample"]
+    ],
+    "squared error, by component": [
+        squared_error(
+            3, 20, 10_000 if rate == 0.02 else 5000, weighting="component"
+        )
+        for rate in rates["squared error, by component"]
+    ],
 }
-amplitudes = dict(zip(losses, (70, 20, 20), strict=True))
-periods = {  # by learning rate
-    "cross entropy": {
-        0.02: 10_000,
-        0.1: 10_000,
-        0.25: 10_000,
-        0.5: 10_000,
-        1.0: 5000,
-        2.0: 2500,
-        4.0: 1250,
-    },
-    "squared error, by sample": {
-        0.03: 5000,
-        0.05: 10_000,
-        0.1: 5000,
-        0.2: 5000,
-        0.3: 5000,
-        0.5: 5000,
-    },
-    "squared error, by component": {
-        0.01: 5000,
-        0.02: 10_000,
-        0.05: 5000,
-        0.1: 5000,
-        0.2: 5000,
-        0.3: 5000,
-    },
-}
-
-
-def first_onset(loss, learning_rate, seed=0):
-    """What is measured at the first onset; nothing where there is none."""
-    for n_periods in (1, 2, 5):
-        with tempfile.TemporaryDirectory() as folder:
-            path = dynloss.train(
-                dynloss.mlp(2, width=50, n_classes=3, seed=seed),
-                loss,
-                dynloss.spiral(100, 3, seed=seed),
-                record=Path(folder, "run.h5"),
-                learning_rate=learning_rate,
-                n_steps=n_periods * loss.period,
-                checkpoint_every=499,
-            )
-            with landscape.open_run(path) as run:
-                onsets = landscape.find_onsets(run.history).isel(onset=slice(1))
-                if onsets.sizes["onset"] or n_periods == 5:
-                    curved = landscape.onset_curvature(
-                        dynloss.objective(run), run.checkpoints, onsets
-                    )
-                    return curved.assign_coords(
-                        learning_rate=(
-                            "onset",
-                            [learning_rate] * curved.sizes["onset"],
-                        )
-                    )
-
+data = dynloss.spiral(n_per_class=100, n_classes=3, seed=0)
+model = dynloss.mlp(n_inputs=2, width=50, n_classes=3, seed=0)
 
 found = []
-for name, kind in losses.items():
-    for rate, period in periods[name].items():
-        curved = first_onset(kind(3, amplitudes[name], period), rate)
+for name in losses:
+    trained = dynloss.train_ensemble(
+        model,
+        losses[name],
+        data,
+        learning_rate=rates[name],
+        n_steps=50_000,
+        scalars=["update_norm", "update_cosine"],
+        checkpoint_every=499,
+    )
+    for i, loss in enumerate(losses[name]):
+        history, checkpoints = dynloss.member(trained, i)
+        first = landscape.find_onsets(history).isel(onset=slice(1))
+        objective = dynloss.fastest_objective(
+            model, loss, data.inputs, data.targets
+        )
+        curved = landscape.onset_curvature(objective, checkpoints, first)
         found.append(
-            curved.assign_coords(loss=("onset", [name] * curved.sizes["onset"]))
+            curved.assign_coords(
+                loss=("onset", [name] * curved.sizes["onset"]),
+                learning_rate=("onset", [rates[name][i]] * curved.sizes["onset"]),
+            )
         )
 found = xr.concat(found, "onset")
 
@@ -116,13 +90,13 @@ for name in losses:
     (slope, intercept), covariance = np.polyfit(x, y, 1, cov=True)
     error = np.sqrt(np.diag(covariance))
     ratio, overlap = curved.eigenvalue / curved.threshold, curved.overlap
-    without = sorted(set(periods[name]) - set(curved.learning_rate.values))
+    without = sorted(set(rates[name]) - set(curved.learning_rate.values))
     print(
         f"{name}: slope {slope:.3f} ± {error[0]:.3f}, prefactor {np.exp(intercept):.2f} ± "
         f"{np.exp(intercept) * error[1]:.2f}\n"
         f"    λ_1 over the threshold {ratio.min():.3f} … {ratio.max():.3f}, "
         f"overlap {overlap.min():.3f} … {overlap.max():.3f}\n"
-        f"    no onset within five periods at η = {', '.join(map(str, without)) or '–'}"
+        f"    no onset in 50,000 steps at η = {', '.join(map(str, without)) or '–'}"
     )
 
 # %%

