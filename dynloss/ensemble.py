@@ -22,6 +22,10 @@ STEPS_AT_ONCE = 256
 """Steps whose class weights are computed together, and between two looks at whether training was interrupted."""
 
 
+WORK_OF_A_THREAD = 2**20
+"""Parameters times samples times members; with less in a step, threads wait for each other's Python."""
+
+
 def train_ensemble(
     models: torch.nn.Module | Sequence[torch.nn.Module],
     losses,
@@ -62,7 +66,8 @@ def train_ensemble(
     checkpoint_every : int, optional
         Steps between saved θ; by default only the first and the last are kept.
     n_threads : int, optional
-        Threads that train different members, for models on the CPU; by default as many as cores.
+        Threads that train different members; by default one on a GPU, and on the CPU as many as cores, or fewer where
+        a step of all members is too little work to be shared.
 
     Returns
     -------
@@ -99,8 +104,7 @@ def train_ensemble(
     each = _members(models=models, losses=losses, data=data, learning_rate=learning_rate, validation=validation)
     _check(each)
     n_members = len(each["models"])
-    on_cpu = next(each["models"][0].parameters()).device.type == "cpu"
-    n_threads = min(n_members, n_threads or os.cpu_count() or 1) if on_cpu else 1
+    n_threads = min(n_members, n_threads or _threads(each))
     groups = _groups(each, n_threads)
     record = EnsembleRecord(groups[0].params, n_members, n_steps, scalars, history_every, checkpoint_every)
     stop = threading.Event()
@@ -179,6 +183,15 @@ class _Group:
     """Training samples and behind them those for validation."""
     targets: torch.Tensor
     n_training: int
+
+
+def _threads(each: dict[str, list]) -> int:
+    model = each["models"][0]
+    if next(model.parameters()).device.type != "cpu":
+        return 1
+    n_params = sum(p.numel() for p in model.parameters())
+    work = sum(len(targets) for _, targets in each["data"]) * n_params
+    return max(1, min(os.cpu_count() or 1, work // WORK_OF_A_THREAD))
 
 
 def _groups(each: dict[str, list], n_threads: int) -> list[_Group]:

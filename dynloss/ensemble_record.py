@@ -116,10 +116,8 @@ def member(trained: xr.Dataset, index: int) -> tuple[xr.Dataset, xr.Dataset]:
     one = trained.isel(member=index)
     attrs = {"optimizer": "gd", "learning_rate": float(one.learning_rate)}
     attrs |= {name: float(one[name]) for name in ("amplitude", "period") if np.isfinite(one[name])}
-    history = (
-        one[[name for name in SCALARS if name in one]].sel(step=slice(None, int(one.last_step))).reset_coords(drop=True)
-    )
-    params = one.params.rename(checkpoint="step").reset_coords(drop=True)
-    params = params.sel(step=slice(None, int(one.last_step)))
+    made = slice(None, int(one.last_step))
+    history = one[[name for name in SCALARS if name in one]].sel(step=made).reset_coords(drop=True)
+    params = one.params.rename(checkpoint="step").reset_coords(drop=True).sel(step=made)
     layout = {"layout": trained.attrs["layout"]}
     return history.assign_attrs(attrs), xr.Dataset({"params": params}, attrs=attrs | layout)
