@@ -25,6 +25,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "ensemble": ["train_ensemble"],
         "ensemble_record": ["member"],
         "kernels": ["fastest_objective"],
+        "sweep": ["sweep"],
         "rebuild": ["objective"],
         "examples": ["example_run"],
     },

@@ -98,7 +98,7 @@ def connected(client, n_tasks: int):
 
 
 def outcomes(
-    client, objective, work: Callable[[int, int], tuple], n_rows: int, size: int, ahead: float
+    client, objective, work: Callable[[int, int], tuple], n_rows: int, size: int, ahead: float, dim: str = "step"
 ) -> Iterator[tuple[int, int, tuple[xr.Dataset, list] | Failure]]:
     """(start, stop, (result, warnings) or Failure) of all rows as they end; a Failure is that of one row.
 
@@ -114,6 +114,8 @@ def outcomes(
         Number of rows, and of those in a task.
     ahead : float
         No task begins so many rows beyond the first that has not ended.
+    dim : str
+        The dim of the rows.
 
     Raises
     ------
@@ -133,7 +135,7 @@ def outcomes(
 
     def submit(part: Part) -> None:
         task = pickled(work(part.start, part.stop), "the analysis or its arguments")
-        future = _submit(client, _analyse, objective, task)
+        future = _submit(client, _analyse, objective, task, dim)
         in_flight[future] = part
         ended.add(future)
 
@@ -213,7 +215,7 @@ def _load(objective: bytes):
     return cloudpickle.loads(objective)
 
 
-def _analyse(objective, work: bytes) -> tuple[xr.Dataset, list[tuple[type, str]]] | Failure:
+def _analyse(objective, work: bytes, dim: str) -> tuple[xr.Dataset, list[tuple[type, str]]] | Failure:
     """In a worker: the result of `work` and what it warned of. Lazily read files are opened and closed in here."""
     import cloudpickle
 
@@ -223,19 +225,19 @@ def _analyse(objective, work: bytes) -> tuple[xr.Dataset, list[tuple[type, str]]
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("default")
                 result = analysis(objective, checkpoints, *args, **options)
-            _check(result, checkpoints)
+            _check(result, checkpoints, dim)
             return result.load(), [(warning.category, str(warning.message)) for warning in caught]
         except (Exception, SystemExit) as error:
             return Failure(_sendable(error))
 
 
-def _check(result, checkpoints: xr.Dataset) -> None:
-    if not isinstance(result, xr.Dataset) or "step" not in result.indexes:
-        raise TypeError(f"the analysis must return a Dataset with the coordinate step, got {type(result).__name__}")
-    if not np.array_equal(result.step, checkpoints.step):
+def _check(result, rows: xr.Dataset, dim: str) -> None:
+    if not isinstance(result, xr.Dataset) or dim not in result.indexes:
+        raise TypeError(f"the analysis must return a Dataset with the coordinate {dim}, got {type(result).__name__}")
+    if not np.array_equal(result[dim], rows[dim]):
         raise ValueError(
-            f"the analysis must return a row for each checkpoint: it was given steps {checkpoints.step.values}, and "
-            f"returned {result.step.values}"
+            f"the analysis must return a row for each it was given: {dim}s {rows[dim].values}; it returned "
+            f"{result[dim].values}"
         )
 
 

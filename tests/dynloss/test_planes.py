@@ -9,7 +9,8 @@ import torch
 import dynloss
 from dynloss.kernels import fastest_objective, torch_planes
 
-KERNELS = ["closed form, torch", "closed form, numba"]
+BY_ROWS = "closed form, torch, by breakpoints"
+KERNELS = ["closed form, torch", BY_ROWS, "closed form, numba"]
 kernels = pytest.mark.parametrize("kernel", KERNELS)
 LOSSES = {
     "cross entropy": dynloss.CrossEntropy,
@@ -36,7 +37,17 @@ GRIDS = {
     "descending": (np.linspace(1, -1, 3), np.linspace(1, -2, 8)),
     "uneven": (np.array([0.3, -1, 0.4]), np.array([0.1, -0.5, 3, 0.1, 2])),
     "repeated": (np.zeros(2), np.full(3, 0.5)),
+    "many, uneven": (np.array([0.3, -1, 0.4]), np.sort(np.random.default_rng(0).normal(size=40))),
 }
+
+
+@pytest.fixture(autouse=True)
+def rows_of_any_length(request, monkeypatch):
+    """The form that is for many points is tried with a few, and the other one with many."""
+    kernel = request.node.callspec.params.get("kernel", "") if hasattr(request.node, "callspec") else ""
+    monkeypatch.setattr(torch_planes, "MANY_POINTS", 1 if kernel == BY_ROWS else 10**9)
+
+
 PARTS = ["hidden.weight", "hidden.bias", "output.weight", "output.bias"]
 
 
@@ -48,7 +59,7 @@ def objective_of(kernel, loss, width=12, n_inputs=2, n_classes=3, dtype=torch.fl
     loss = LOSSES[loss](n_classes)
     inputs = torch.from_numpy(rng.standard_normal((n_samples, n_inputs)) if inputs is None else inputs).to(dtype)
     targets = torch.from_numpy(rng.integers(n_classes, size=len(inputs)))  # classes of unequal size
-    return fastest_objective(model, loss, inputs, targets, kernel=kernel)
+    return fastest_objective(model, loss, inputs, targets, kernel=kernel.removesuffix(", by breakpoints"))
 
 
 def plane_of(objective, scale=1.0, seed=1):

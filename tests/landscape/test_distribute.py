@@ -400,7 +400,7 @@ def test_bad_input_is_refused_with_one_clear_error(client, descent, path, pairs,
         call(top_eigenpairs, client="tcp://127.0.0.1:8786")
     with pytest.raises(TypeError, match="must return a Dataset with the coordinate step, got int"):
         call(lambda objective, checkpoints: 3)
-    with pytest.raises(ValueError, match="must return a row for each checkpoint: it was given steps"):
+    with pytest.raises(ValueError, match="must return a row for each it was given: steps"):
         call(lambda objective, checkpoints: xr.Dataset({"x": checkpoints.step[:-1]}), rows_per_task=2)
     with pytest.raises(
         ValueError, match=r"^attribute width and eigenvalue must not depend on which checkpoints a task"
