@@ -19,8 +19,9 @@ def for_values(objective, point: torch.Tensor, step: int) -> tuple:
     """A copy of `objective` for values only, and how many points it is to evaluate at once.
 
     On a CPU the copy lays out images with the channels last, folds batch norms in evaluation mode into the convolutions
-    before them, and applies the ReLUs after them in place, where an `nn.Sequential` shows what follows what. Its loss
-    at `point` (n,) is compared with that of `objective`, which is returned itself where the two do not agree.
+    before them, and applies the ReLUs after them in place, where an `nn.Sequential` shows what follows what; and it
+    takes so few images at once that their layers fit into a cache. Its loss at `point` (n,) is compared with that of
+    `objective`, which is returned itself where the two do not agree.
     """
     with _OutputSizes(objective.model) as sizes:
         expected = objective.loss(point, step)
@@ -30,12 +31,21 @@ def for_values(objective, point: torch.Tensor, step: int) -> tuple:
     same = copy.copy(objective)
     same.model = _folded(copy.deepcopy(objective.model))
     same.as_inputs = lambda tensor: _channels_last(objective.as_inputs(tensor))
+    largest_batch = max(len(inputs) for inputs, _ in objective.batches)
+    images = max(1, ACTIVATIONS_AT_ONCE * largest_batch // sizes.largest)
+    same.model.forward = partial(_in_pieces, same.model.forward, images)
     try:
         found = same.loss(point, step)
     except Exception:  # models may view images as if they were laid out in the usual way
         return objective, at_once
     agrees = torch.isclose(found, expected, rtol=torch.finfo(expected.dtype).eps ** 0.5, atol=0)
     return (same if agrees else objective), at_once
+
+
+def _in_pieces(forward, n_at_once: int, inputs: torch.Tensor) -> torch.Tensor:
+    """Outputs of so many inputs at once."""
+    pieces = [forward(piece) for piece in inputs.split(n_at_once)]
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 
 def _channels_last(tensor: torch.Tensor) -> torch.Tensor:
@@ -54,7 +64,7 @@ def _folded(model: nn.Module) -> nn.Module:
                 after.inplace = True
             fixed = type(after) is NORMS.get(type(before)) and not after.training
             if fixed and after.running_mean is not None and after.affine:
-                before.forward = partial(_normalised_convolution, before, after)
+                before.forward = _NormalisedConvolution(before, after)
                 after.forward = _unchanged
     return model
 
@@ -63,13 +73,24 @@ def _is_hooked(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks or hasattr(module, "parametrizations"))
 
 
-def _normalised_convolution(convolution: nn.Module, norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    shift = norm.bias - norm.running_mean * scale
-    if convolution.bias is not None:
-        shift = shift + convolution.bias * scale
-    weight = convolution.weight * scale.view(-1, *[1] * (convolution.weight.ndim - 1))
-    return convolution._conv_forward(x, weight, shift)
+class _NormalisedConvolution:
+    """A convolution with the batch norm behind it folded into its weights, once for all pieces of the inputs."""
+
+    def __init__(self, convolution: nn.Module, norm: nn.Module):
+        self.convolution, self.norm = convolution, norm
+        self.folded: tuple[torch.Tensor, ...] = (None,) * 4
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        convolution, norm = self.convolution, self.norm
+        of_weight, of_scale, weight, shift = self.folded
+        if of_weight is not convolution.weight or of_scale is not norm.weight:
+            scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+            shift = norm.bias - norm.running_mean * scale
+            if convolution.bias is not None:
+                shift = shift + convolution.bias * scale
+            weight = convolution.weight * scale.view(-1, *[1] * (convolution.weight.ndim - 1))
+            self.folded = convolution.weight, norm.weight, weight, shift
+        return convolution._conv_forward(x, weight, shift)
 
 
 def _unchanged(x: torch.Tensor) -> torch.Tensor:
