@@ -23,6 +23,8 @@ class Results:
         self.slices: dict[tuple, dict] = {}
         self.reweighting: float | None = None
         self.recording: dict = {}
+        self.training: dict[tuple, dict] = {}
+        self.two_cores: float | None = None
         self.absent: dict[str, str] = {}
         self.packages = {"torch", "numpy", "scipy"}
 
@@ -76,6 +78,15 @@ class Results:
                 f"{name} {dtype} {n_points:3}² {solver:38} {1e3 / median(row['milliseconds']):9.1f} points/s"
                 f" {ratio:6.2f} × {peer['solver']}, relative difference ≤ {row['difference']:.0e}"
             )
+        for (dtype, solver), row in self.training.items():
+            peer = next(other for (kind, _), other in self.training.items() if kind == dtype)
+            ratio = median(b / a for a, b in zip(row["microseconds"], peer["microseconds"], strict=False))
+            lines.append(
+                f"training {dtype} {solver:44} {1e6 / median(row['microseconds']):9.0f} steps/s {ratio:6.2f} ×"
+                f" {peer['solver']}"
+            )
+        if self.two_cores:
+            lines.append(f"training on two cores: {self.two_cores:.2f} times as quick as on one")
         if self.reweighting:
             lines.append(f"reweighting a plane: {self.reweighting:.0f} times quicker than computing it")
         if self.memory:
@@ -102,6 +113,8 @@ class Results:
             "slices": list(self.slices.values()),
             "reweighting": self.reweighting,
             "recording": self.recording,
+            "training": list(self.training.values()),
+            "two_cores": self.two_cores,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(table, indent=1, allow_nan=False) + "\n")
