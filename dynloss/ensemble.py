@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from dynloss.checks import checked_samples, model_outputs
 from dynloss.ensemble_record import SCALARS, EnsembleRecord
-from dynloss.kernels import fastest_objective
+from dynloss.kernels import fastest_objective, kernels_for
+from dynloss.kernels.torch_kernels import NetworkObjective
 
 STEPS_AT_ONCE = 256
 """Steps whose class weights are computed together, and between two looks at whether training was interrupted."""
@@ -24,6 +25,10 @@ STEPS_AT_ONCE = 256
 
 WORK_OF_A_THREAD = 2**20
 """Parameters times samples times members; with less in a step, threads wait for each other's Python."""
+
+
+ACTIVATION_BYTES = 3 * 2**20
+"""Hidden activations that fit into a processor's cache, with what is computed from them."""
 
 
 def train_ensemble(
@@ -194,11 +199,20 @@ def _threads(each: dict[str, list]) -> int:
     return max(1, min(os.cpu_count() or 1, work // WORK_OF_A_THREAD))
 
 
+def _members_at_once(each: dict[str, list]) -> int:
+    """Members of which the closed form in torch works on at once; other kernels take one by one, or ask for none."""
+    model, inputs = each["models"][0], each["data"][0][0]
+    if next(iter(kernels_for(model, each["losses"][0]))) != NetworkObjective.kernel or next(model.parameters()).is_cuda:
+        return len(each["models"])
+    activations = len(inputs) * model.hidden.out_features * model.hidden.weight.element_size()
+    return max(1, ACTIVATION_BYTES // activations)
+
+
 def _groups(each: dict[str, list], n_threads: int) -> list[_Group]:
     by_data: dict[tuple, list[int]] = {}
     for i, (data, validation) in enumerate(zip(each["data"], each["validation"], strict=True)):
         by_data.setdefault((id(data), id(validation)), []).append(i)
-    at_most = -(-len(each["models"]) // n_threads)
+    at_most = min(-(-len(each["models"]) // n_threads), _members_at_once(each))
     parts = [np.array_split(numbers, -(-len(numbers) // at_most)) for numbers in by_data.values()]
     return [_group(each, part) for several in parts for part in several]
 

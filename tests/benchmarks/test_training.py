@@ -19,8 +19,8 @@ import dynloss
 from dynloss import kernels
 
 ROUNDS = 5
-N_STEPS = {"one": 2000, "ours": 500}
-N_MEMBERS = 24
+N_STEPS = {"one": 2000, "ours": 300}
+N_MEMBERS = 64
 PACKAGE = "dynloss", "dynloss-landscape"
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
 
@@ -128,7 +128,7 @@ def test_two_cores(results, quick):
     """Wall time of the ensemble on one thread and on two, in turn."""
     if (os.cpu_count() or 1) < 2:
         pytest.skip("one core only")
-    problem = Problem(torch.float64, 100 if quick else 1000, N_MEMBERS)
+    problem = Problem(torch.float64, 100 if quick else 500, N_MEMBERS)
     seconds = {1: [], 2: []}
     for _ in range(1 if quick else ROUNDS):
         for n_threads, measured in seconds.items():
