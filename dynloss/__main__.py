@@ -9,6 +9,7 @@ from landscape.command_line import run_command
 
 COMMANDS = {
     "train": ("dynloss.train_command:main", "train a network on the spiral task and record the run"),
+    "sweep": ("dynloss.sweep_command:main", "train a network for every combination of settings, on a cluster"),
 }
 
 

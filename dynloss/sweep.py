@@ -113,7 +113,7 @@ def sweep(
     pending = _alike_together(runs, file.pending)
     failures = _train(file, runs.isel(run=pending), settings, client, runs_per_task) if len(pending) else {}
     if failures:
-        shown = ", ".join(map(str, list(failures)[:8])) + (", …" if len(failures) > 8 else "")
+        shown = ", ".join(map(str, sorted(failures)[:8])) + (", …" if len(failures) > 8 else "")
         warnings.warn(f"{len(failures)} runs failed ({shown}): {next(iter(failures.values()))}", stacklevel=2)
     return file.finish()
 

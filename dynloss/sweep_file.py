@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import os
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from landscape import save_dataset
 from landscape.attributes import to_json, write_attrs
 from landscape.hdf5 import load_dataset
 from landscape.netcdf import add_variable, write_dataset
+from landscape.run_format import software
 
 PENDING, COMPLETE, DIVERGED, FAILED = range(4)
 STATUS = ("pending", "complete", "diverged", "failed")
@@ -87,16 +89,13 @@ class SweepFile:
             with h5py.File(new, "w", track_order=True) as file:
                 table = self.runs.rename(loss="loss_name").assign_coords(step=steps)
                 write_dataset(file, table.assign_attrs(settings))
-                write_attrs(file, {SWEEP: self.sweep})
+                created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+                write_attrs(file, {SWEEP: self.sweep, "created": created})
                 for name in ("loss", "accuracy", "validation_accuracy"):
-                    text, numbers = name.replace("_", " "), {"dtype": "f8", "fillvalue": np.nan}
-                    add_variable(
-                        file, name, ("run", "step"), attrs={"long_name": text}, shape=(n_runs, len(steps)), **numbers
-                    )
-                    final = {"long_name": f"{text} after the last update"}
-                    add_variable(file, f"final_{name}", ("run",), attrs=final, shape=(n_runs,), **numbers)
-                made = {"long_name": "updates made"}
-                add_variable(file, "last_step", ("run",), attrs=made, shape=(n_runs,), dtype="i8")
+                    text = name.replace("_", " ")
+                    _reserve(file, name, {"run": n_runs, "step": len(steps)}, text)
+                    _reserve(file, f"final_{name}", {"run": n_runs}, f"{text} after the last update")
+                _reserve(file, "last_step", {"run": n_runs}, "updates made")
                 add_variable(file, "state", ("run",), self.state)
             os.replace(new, self.part)
         finally:
@@ -134,7 +133,18 @@ class SweepFile:
         varied = ["loss_name" if name == "loss" else name for name in self.runs.data_vars]
         status = np.array(STATUS)[found.state.values]
         found = found.drop_vars("state").assign(status=("run", status)).set_coords(varied)
+        found["last_step"] = found.last_step.fillna(0).astype(np.int64)
+        found.attrs["software"] = to_json(software())
         if not len(self.pending):
             save_dataset(found, self.path)
             self.part.unlink()
         return found
+
+
+def _reserve(file: h5py.File, name: str, sizes: Mapping[str, int], text: str) -> None:
+    """A variable of NaN that has its place in the file: from now on numbers change, and nothing else."""
+    shape = tuple(sizes.values())
+    dataset = add_variable(
+        file, name, tuple(sizes), attrs={"long_name": text}, shape=shape, dtype="f8", fillvalue=np.nan
+    )
+    dataset[(0,) * len(shape)] = np.nan
