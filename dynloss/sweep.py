@@ -80,7 +80,7 @@ def sweep(
     Raises
     ------
     ValueError
-        For settings out of range; and whatever training raises if all runs fail.
+        For settings out of range; and whatever training raises if all runs that are left fail.
     FileExistsError
         If `out` holds another sweep and `overwrite` is False.
     ImportError

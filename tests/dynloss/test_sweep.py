@@ -171,12 +171,14 @@ def test_a_killed_worker_and_a_killed_sweep_cost_only_their_tasks(tmp_path):
 
 def test_a_run_that_fails_is_named_and_tried_again(client, tmp_path):
     grid = {"amplitude": [10, 1e308], "period": 60, "width": 5, "seed": range(2)}  # weights that overflow
-    for _ in range(2):
-        with pytest.warns(UserWarning, match=r"2 runs failed \(2, 3\): class weights must be finite"):
-            found = dynloss.sweep(tmp_path / "s.h5", grid, client=client, **SETTINGS)
-        assert found.status.values.tolist() == ["complete", "complete", "failed", "failed"]
-        assert found.final_loss.notnull().values.tolist() == [True, True, False, False]
-        assert os.listdir(tmp_path) == ["s.h5.part"]
+    with pytest.warns(UserWarning, match=r"2 runs failed \(2, 3\): class weights must be finite"):
+        found = dynloss.sweep(tmp_path / "s.h5", grid, client=client, **SETTINGS)
+    with pytest.raises(ValueError, match="class weights must be finite"):  # of all that are left
+        dynloss.sweep(tmp_path / "s.h5", grid, client=client, **SETTINGS)
+    assert found.status.values.tolist() == ["complete", "complete", "failed", "failed"]
+    assert found.final_loss.notnull().values.tolist() == [True, True, False, False]
+    assert os.listdir(tmp_path) == ["s.h5.part"]
+    assert load_dataset(tmp_path / "s.h5.part").final_loss.identical(found.final_loss.reset_coords(drop=True))
 
 
 def test_a_run_that_diverges_is_said_to(client, tmp_path):
