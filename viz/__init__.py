@@ -8,6 +8,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "accuracy": ["plot_accuracy", "plot_phase_diagram"],
         "style": ["panel_letters", "style"],
         "history": ["plot_history"],
         "bifurcation": ["plot_bifurcation_diagram"],

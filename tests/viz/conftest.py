@@ -224,6 +224,23 @@ def curved():
 
 
 @pytest.fixture
+def accuracies():
+    return xr.Dataset(
+        {"accuracy": ("width", [0.4, 0.5, 0.7]), "standard_error": ("width", [0.01, 0.02, 0.03])},
+        {"width": [5, 10, 50]},
+    )
+
+
+@pytest.fixture
+def phases():
+    values = [[0.5, 0.6, np.nan], [0.7, 0.4, 0.8]]
+    return xr.Dataset(
+        {"accuracy": (("amplitude", "period"), values), "static_accuracy": 0.55},
+        {"amplitude": [2.0, 70.0], "period": [100, 1000, 5000]},
+    )
+
+
+@pytest.fixture
 def rated(curved):
     return curved.assign_coords(
         learning_rate=("onset", [2.0, 0.5]), threshold=("onset", [1.0, 4.0]), loss=("onset", ["one", "two"])

@@ -325,3 +325,28 @@ def test_onset_sharpness_is_drawn_at_its_learning_rate_beside_the_threshold(rate
     np.testing.assert_allclose(drawn(alone, "onset").get_xdata(), [2, 0.5])
     two = rated.assign_coords(learning_rate=("onset", [2.0, 2.0]))  # of two optimisers: no line joins their thresholds
     assert len(viz.plot_onset_sharpness(two, new_axes(), by="loss").lines) == 4
+
+
+def test_accuracies_are_points_with_their_errors_and_a_tick_at_every_width(accuracies, keep):
+    ax = keep(viz.plot_accuracy(accuracies, text="DCE"))
+    points, _, (bars,) = ax.containers[0]
+    np.testing.assert_allclose(points.get_xydata(), np.stack([accuracies.width, accuracies.accuracy], axis=1))
+    np.testing.assert_allclose([bar[:, 1] for bar in bars.get_segments()], [[0.39, 0.41], [0.48, 0.52], [0.67, 0.73]])
+    viz.plot_accuracy(accuracies.drop_vars("standard_error").assign_coords(width=[5, 20, 50]), ax, text="CE")
+    assert ax.get_xticks().tolist() == [5, 10, 20, 50]
+    assert [entry.get_text() for entry in ax.get_legend().get_texts()] == ["DCE", "CE"]
+
+
+def test_a_phase_diagram_has_a_cell_for_each_pair_and_a_line_around_those_above_the_static_loss(phases, keep, new_axes):
+    ax = keep(viz.plot_phase_diagram(phases, limits=(0, 1)))
+    cells = ax.collections[0]
+    np.testing.assert_array_equal(np.ma.filled(cells.get_array(), np.nan), phases.accuracy)
+    assert cells.get_clim() == (0, 1)
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["2", "70"]
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["100", "1000", "5000"]
+    drawn_lines = {tuple(map(tuple, segment)) for lines in ax.collections[1:3] for segment in lines.get_segments()}
+    upright = {((1, 0), (1, 1)), ((2, 0), (2, 1)), ((1, 1), (1, 2)), ((2, 1), (2, 2))}
+    flat = {((0, 1), (1, 1)), ((1, 1), (2, 1)), ((2, 1), (3, 1))}
+    assert drawn_lines == upright | flat
+    alone = viz.plot_phase_diagram(phases.drop_vars("static_accuracy"), new_axes(), colorbar=False)
+    assert len(alone.collections) == 1
