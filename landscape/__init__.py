@@ -28,6 +28,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "onset": ["onset_curvature"],
         "attractor": ["attractor_diagram"],
         "lyapunov": ["lyapunov_exponents"],
+        "regions": ["decision_regions"],
         "distribute": ["map_checkpoints"],
         "stability": ["stability_threshold"],
         "verification": ["verify"],

@@ -224,6 +224,12 @@ def curved():
 
 
 @pytest.fixture
+def regions():
+    predicted = [[0, 0, 1], [2, -1, 1], [2, 2, 1]]
+    return xr.Dataset({"predicted": (("y", "x"), predicted)}, {"y": [-1.0, 0.0, 1.0], "x": [-2.0, 0.0, 2.0]})
+
+
+@pytest.fixture
 def accuracies():
     return xr.Dataset(
         {"accuracy": ("width", [0.4, 0.5, 0.7]), "standard_error": ("width", [0.01, 0.02, 0.03])},

@@ -25,6 +25,7 @@ PLOTS = {  # plot: (fixture, a variable that it cannot do without, who returns i
     "plot_lyapunov_exponents": ("growth", "exponent", "landscape.lyapunov_exponents"),
     "plot_onsets": ("onsets", "onset_step", "landscape.find_onsets"),
     "plot_onset_curvature": ("curved", "threshold", "landscape.onset_curvature"),
+    "plot_regions": ("regions", "predicted", "landscape.decision_regions"),
     "plot_accuracy": ("accuracies", "accuracy", "dynloss.sweep"),
     "plot_phase_diagram": ("phases", "accuracy", "dynloss.sweep"),
     "plot_onset_sharpness": ("rated", "learning_rate", "landscape.onset_curvature"),

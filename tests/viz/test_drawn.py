@@ -350,3 +350,16 @@ def test_a_phase_diagram_has_a_cell_for_each_pair_and_a_line_around_those_above_
     assert drawn_lines == upright | flat
     alone = viz.plot_phase_diagram(phases.drop_vars("static_accuracy"), new_axes(), colorbar=False)
     assert len(alone.collections) == 1
+
+
+def test_regions_have_the_colour_of_their_class_and_samples_lie_on_them(regions, keep):
+    samples = xr.Dataset(
+        {"inputs": (("sample", "feature"), [[0.5, 1], [1, 0], [-1, 0]]), "targets": ("sample", [0, 1, 1])}
+    )
+    ax = keep(viz.plot_regions(regions, samples=samples))
+    mesh = ax.collections[0]
+    np.testing.assert_array_equal(mesh.get_array(), regions.predicted)
+    shown = mesh.cmap(mesh.norm(regions.predicted.values))
+    assert len(np.unique(shown.reshape(-1, 4), axis=0)) == 4
+    np.testing.assert_array_equal(drawn(ax, "class 1").get_xydata(), [[1, 0], [-1, 0]])
+    assert ax.get_aspect() == 1
