@@ -93,3 +93,31 @@ for name, plane in planes.items():
         f"from {float(mean.min()):.3f} to {float(mean.max()):.3f} at "
         f"A = {float(best.amplitude[0]):g}, T = {float(best.period[0]):g}"
     )
+
+# %%
+# What a million runs would take
+# ------------------------------
+# The rate at which this machine trains, now, and what follows for a million such runs on a cluster: tasks of 32 runs, each
+# worker on one core, a row of the results written as each task ends (:func:`dynloss.sweep`, ``python -m dynloss sweep``).
+import os
+import time
+
+loss = dynloss.DynamicalCrossEntropy(n_classes=3, amplitude=70, period=1000)
+data = dynloss.spiral(n_per_class=100, n_classes=3, seed=0)
+models = [dynloss.mlp(n_inputs=2, width=20, n_classes=3, seed=0)] * 32
+options = {"history_every": 4000, "n_threads": 1}
+dynloss.train_ensemble(models, loss, data, n_steps=10, **options)
+begun = time.process_time()
+dynloss.train_ensemble(models, loss, data, n_steps=4000, **options)
+rate = 32 * 4000 / (time.process_time() - begun)
+
+n_runs, n_steps = 1_000_000, 40_000
+row = os.path.getsize("data/phase_diagram.h5") / found.sizes["run"]
+seconds = n_runs * n_steps / rate
+print(
+    f"one core trains {rate:,.0f} steps of networks of width 20 a second\n"
+    f"{n_runs:,} runs of {n_steps:,} steps: {n_runs // 32:,} tasks of {32 * n_steps / rate:.0f} s, "
+    f"{seconds / 3600:,.0f} core hours, {seconds / 3600 / 1000:.1f} hours on 1,000 cores\n"
+    f"{row:,.0f} bytes a run here: {n_runs * row / 1e9:.1f} GB of results\n"
+    f"on 1,000 cores the scheduler sees {1000 / (32 * n_steps / rate):,.0f} tasks end a second"
+)

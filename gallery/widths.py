@@ -68,6 +68,8 @@ with viz.style():
         column[0].set_title(rf"$\eta$ = {rate:g}", loc="left")
     for ax in axes[0]:
         ax.set_yscale("log")
+        ax.set_yticks((0.2, 0.5, 1), ("0.2", "0.5", "1"))
+        ax.minorticks_off()
     for ax in axes[1]:
         ax.axhline(1, label="stability threshold", **THRESHOLD)
         ax.set_xlabel("Step (updates)")
