@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "objective": ["Objective"],
         "hdf5": ["load_dataset", "save_dataset"],
         "run": ["Run", "RunFormatError", "RunWriter", "open_run"],
+        "state_dicts": ["read_state_dicts"],
         "hessian": ["top_eigenpairs"],
         "spectrum": ["hessian_trace", "spectral_density"],
         "directions": [
