@@ -9,7 +9,7 @@ from landscape.analysis_commands import ANALYSES
 from landscape.command_line import run_command
 
 COMMANDS = {
-    "inspect": ("landscape.describe:main", "say what a run file or a Dataset file holds"),
+    "inspect": ("landscape.describe:main", "say what a run file, a Dataset file or checkpoints of others hold"),
     "verify": ("landscape.verification:main", "check run files: what is damaged, and what is still readable"),
     **{name: (analysis, analysis.summary) for name, analysis in ANALYSES.items()},
 }

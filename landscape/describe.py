@@ -6,6 +6,8 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
+from landscape.state_dict_names import is_of_state_dicts
+
 if TYPE_CHECKING:
     import numpy as np
     import xarray as xr
@@ -19,21 +21,33 @@ LARGEST_SUMMARY = 2**24
 def main(argv: list[str]) -> None:
     """The command `inspect`."""
     parser = argparse.ArgumentParser(
-        prog="python -m landscape inspect", description="Say what a run file or a Dataset file holds."
+        prog="python -m landscape inspect",
+        description="Say what a run file, a Dataset file or checkpoints of others hold; nothing in them is run.",
     )
-    parser.add_argument("file", help="a run file, or a file that save_dataset wrote")
+    parser.add_argument(
+        "file",
+        nargs="+",
+        help="a run file; a file that save_dataset wrote; or checkpoints: files (.pt, .ckpt, .safetensors, …), a "
+        "folder or a pattern",
+    )
     parser.add_argument("--step", type=int, metavar="N", help="say what a run recorded at this step")
     parser.add_argument("--watch", action="store_true", help="follow a run until it ends or Ctrl-C")
     parser.add_argument("--interval", type=float, default=1.0, metavar="S", help="seconds between looks (1)")
     options = parser.parse_args(argv)
-    if options.watch:
+    if is_of_state_dicts(options.file):
+        if options.watch or options.step is not None:
+            raise ValueError("--watch and --step are for run files")
+        from landscape.describe_state_dicts import describe_state_dicts  # loads torch
+
+        print(describe_state_dicts(options.file))
+    elif options.watch:
         from landscape.watch import watch
 
         if options.step is not None:
             raise ValueError("give either --watch or --step")
-        watch(options.file, options.interval)
+        watch(options.file[0], options.interval)
     else:
-        print(describe(options.file, options.step))
+        print(describe(options.file[0], options.step))
 
 
 def describe(path: str | os.PathLike, step: int | None = None) -> str:
@@ -68,33 +82,36 @@ def describe_run(run: Run) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in run.software.items() if name != "platform")
     lines = [
         f"{run.path}: run, {run.status}, {_size(run.path)}",
-        _row("created", f"{run.created} by {run.producer or 'no named producer'}"),
-        _row("software", versions),
+        row_text("created", f"{run.created} by {run.producer or 'no named producer'}"),
+        row_text("software", versions),
     ]
     checkpoints, history, eigenpairs = run.checkpoints, run.history, run.eigenpairs
     trained = {name: value for name, value in checkpoints.attrs.items() if name != "layout"}
-    lines.append(_row("trained", ", ".join(f"{name} {value}" for name, value in trained.items()) or "nothing is said"))
+    lines.append(
+        row_text("trained", ", ".join(f"{name} {value}" for name, value in trained.items()) or "nothing is said")
+    )
     lines += [
-        _row("config" if not i else "", f"{name}: {_line(value)}") for i, (name, value) in enumerate(run.config.items())
+        row_text("config" if not i else "", f"{name}: {_line(value)}")
+        for i, (name, value) in enumerate(run.config.items())
     ]
 
     params = checkpoints["params"]
-    lines.append(_row("layout", f"θ has {params.sizes['param']} entries"))
+    lines.append(row_text("layout", f"θ has {params.sizes['param']} entries"))
     tensors = run.tensors
     width = max(map(len, tensors), default=0)
-    lines += [_row("", f"  {name:<{width}}  {shape}") for name, shape in list(tensors.items())[:40]]
+    lines += [row_text("", f"  {name:<{width}}  {shape}") for name, shape in list(tensors.items())[:40]]
     if len(tensors) > 40:
-        lines.append(_row("", f"  … and {len(tensors) - 40} more tensors"))
+        lines.append(row_text("", f"  … and {len(tensors) - 40} more tensors"))
 
-    lines.append(_row("history", spans(history["step"].values)))
-    lines += [_row("", line) for line in _variables(history)]
-    lines.append(_row("checkpoints", f"{spans(checkpoints['step'].values)}; {params.dtype}"))
+    lines.append(row_text("history", spans(history["step"].values)))
+    lines += [row_text("", line) for line in _variables(history)]
+    lines.append(row_text("checkpoints", f"{spans(checkpoints['step'].values)}; {params.dtype}"))
     if eigenpairs is not None:
-        lines.append(_row("eigenpairs", f"{spans(eigenpairs['step'].values)}; {eigenpairs.sizes['mode']} modes"))
-        lines += [_row("", line) for line in _variables(eigenpairs.drop_vars("eigenvector"))]
+        lines.append(row_text("eigenpairs", f"{spans(eigenpairs['step'].values)}; {eigenpairs.sizes['mode']} modes"))
+        lines += [row_text("", line) for line in _variables(eigenpairs.drop_vars("eigenvector"))]
     for i, (name, data) in enumerate(run.data.items()):
         shapes = ", ".join(f"{key} {dict(value.sizes)} {value.dtype}" for key, value in data.items())
-        lines.append(_row("data" if not i else "", f"{name}: {shapes}"))
+        lines.append(row_text("data" if not i else "", f"{name}: {shapes}"))
     return "\n".join(lines)
 
 
@@ -107,21 +124,21 @@ def describe_step(run: Run, step: int) -> str:
     lines = [f"{run.path}: step {step}"]
     for i, (name, value) in enumerate(row.data_vars.items()):
         numbers = ", ".join(f"{number:.9g}" for number in value.values.ravel())
-        lines.append(_row("history" if not i else "", f"  {name:<{width}}  {numbers}"))
+        lines.append(row_text("history" if not i else "", f"  {name:<{width}}  {numbers}"))
     for name, table in (("checkpoint", run.checkpoints), ("eigenpairs", run.eigenpairs)):
         if table is None:
             continue
         try:
             found = at_step(table, step)
         except KeyError as error:
-            lines.append(_row(name, error.args[0]))
+            lines.append(row_text(name, error.args[0]))
             continue
         if name == "eigenpairs":
             pairs = zip(found["eigenvalue"].values, found["residual"].values, strict=True)
             text = ", ".join(f"{value:.9g} (residual {residual:.1e})" for value, residual in pairs)
         else:
             text = f"saved, ‖θ‖ = {float((found['params'].values ** 2).sum() ** 0.5):.9g}"
-        lines.append(_row(name, text))
+        lines.append(row_text(name, text))
     return "\n".join(lines)
 
 
@@ -148,14 +165,15 @@ def spans(steps: np.ndarray) -> str:
 
 
 def _dataset(dataset: xr.Dataset) -> list[str]:
-    lines = [_row("dims", ", ".join(f"{dim} {size}" for dim, size in dataset.sizes.items()) or "none")]
+    lines = [row_text("dims", ", ".join(f"{dim} {size}" for dim, size in dataset.sizes.items()) or "none")]
     if "step" in dataset.dims and "step" in dataset.coords:
-        lines.append(_row("steps", spans(dataset["step"].values)))
+        lines.append(row_text("steps", spans(dataset["step"].values)))
     for title, names in (("coordinates", dataset.coords), ("variables", dataset.data_vars)):
         found = _variables(dataset[list(names)].reset_coords() if title == "coordinates" else dataset, list(names))
-        lines += [_row(title if not i else "", line) for i, line in enumerate(found)]
+        lines += [row_text(title if not i else "", line) for i, line in enumerate(found)]
     lines += [
-        _row("attrs" if not i else "", f"{key}: {_line(value)}") for i, (key, value) in enumerate(dataset.attrs.items())
+        row_text("attrs" if not i else "", f"{key}: {_line(value)}")
+        for i, (key, value) in enumerate(dataset.attrs.items())
     ]
     return lines
 
@@ -192,7 +210,8 @@ def _line(value: object) -> str:
     return text if len(text) < 200 else f"{text[:200]}…"
 
 
-def _row(title: str, text: str) -> str:
+def row_text(title: str, text: str) -> str:
+    """A line with its title in the first column."""
     return f"{title:<12} {text}".rstrip()
 
 

@@ -11,15 +11,11 @@ from pathlib import Path
 
 import torch
 
+from landscape.state_dict_names import INDEXES, WHOLE
+
 RAW = ("state_dict", "model_state_dict", "model", "module", "net", "network", "params", "weights")
 EMA = ("ema_state_dict", "model_ema", "ema_model", "ema", "state_dict_ema")
 """Names under which checkpoints keep their state dict, and that of averaged weights, beside other things."""
-
-INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-WHOLE = ("model.safetensors", "pytorch_model.bin")
-"""What a folder of Hugging Face holds: the list of its shards, or one file."""
-
-SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -51,11 +47,6 @@ def read_tensors(path: Path, weights: str = "raw") -> dict[str, torch.Tensor]:
     if path.suffix == ".safetensors":
         return _safetensors(path)
     return _state_dict(path, _loaded(path), weights)
-
-
-def is_folder_of_one(path: Path) -> bool:
-    """Whether the folder `path` is one checkpoint, as Hugging Face writes it."""
-    return path.is_dir() and any((path / name).exists() for name in (*INDEXES, *WHOLE))
 
 
 def _folder(path: Path, weights: str) -> dict[str, torch.Tensor]:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import glob
 import os
-import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,12 +14,8 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from landscape.params import ParamLayout
-from landscape.state_dict_files import SUFFIXES, is_folder_of_one, read_tensors
-
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
-"""What wrappers put before all names: DataParallel, torch.compile, and modules that hold a model."""
-
-STEP_NAMES = (r"step", r"checkpoint", r"ckpt", r"iter(?:ation)?", r"epoch", r"")
+from landscape.state_dict_files import read_tensors
+from landscape.state_dict_names import files_by_step, shared_prefix
 
 
 def read_state_dicts(
@@ -89,60 +82,6 @@ def read_state_dicts(
     return xr.Dataset({"params": variable}, {"step": np.array(list(paths), np.int64)}, attrs)
 
 
-def files_by_step(source) -> dict[int, Path]:
-    """The files of `source` by step, in the order of steps.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there are none.
-    ValueError
-        If the steps of two files are the same, or a name holds none.
-    """
-    if isinstance(source, Mapping):
-        found = {int(step): Path(path) for step, path in source.items()}
-        if not found:
-            raise FileNotFoundError("the mapping of steps to files is empty")
-        return dict(sorted(found.items()))
-    paths = _paths(source)
-    named = [(step_in(path), path) for path in paths] if len(paths) > 1 else [(step_in(paths[0], 0), paths[0])]
-    twice = [step for step, n in Counter(step for step, _ in named).items() if n > 1]
-    if twice:
-        both = [str(path) for step, path in named if step == twice[0]]
-        raise ValueError(f"step {twice[0]} is in several names ({', '.join(both[:3])}); give a mapping of step to file")
-    return dict(sorted(named))
-
-
-def step_in(path: Path, default: int | None = None) -> int:
-    """The step that a file's name tells.
-
-    Examples
-    --------
-    >>> [step_in(Path(name)) for name in ("epoch=3-step=900.ckpt", "checkpoint-500", "step_1200.pt", "weights_7.bin")]
-    [900, 500, 1200, 7]
-    """
-    for name in STEP_NAMES:
-        numbers = re.findall(rf"{name}[=_\-]?(\d+)", path.name if path.is_dir() else path.stem, flags=re.IGNORECASE)
-        if numbers:
-            return int(numbers[-1])
-    if default is None:
-        raise ValueError(f"the name of {path} tells no step; give a mapping of step to file")
-    return default
-
-
-def shared_prefix(names, layout: ParamLayout) -> str:
-    """What stands before every name and not in the layout."""
-    names, prefix = list(names), ""
-    while not set(layout.names) <= set(names):
-        for known in PREFIXES:
-            if names and all(name.startswith(known) for name in names):
-                names, prefix = [name.removeprefix(known) for name in names], prefix + known
-                break
-        else:
-            return prefix
-    return prefix
-
-
 class StateDictArray(BackendArray):
     """θ of many files: a row is read from its file when it is asked for."""
 
@@ -165,24 +104,6 @@ class StateDictArray(BackendArray):
         _check(self.paths[row], tensors, prefix, self.layout)
         kind = torch.float64 if self.dtype == np.float64 else torch.float32
         return self.layout.flatten([tensors[prefix + name].to(kind) for name in self.layout.names]).numpy()
-
-
-def _paths(source) -> list[Path]:
-    several = list(source) if isinstance(source, Sequence) and not isinstance(source, str) else None
-    if several is not None:
-        paths = [Path(path) for path in several]
-    elif Path(source).is_dir() and not is_folder_of_one(Path(source)):
-        folder = Path(source)
-        paths = [path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES or is_folder_of_one(path)]
-        if not paths:
-            raise FileNotFoundError(f"{folder} holds no checkpoint: no {', '.join(SUFFIXES)}, no folder of one")
-    elif Path(source).exists():
-        paths = [Path(source)]
-    else:
-        paths = [Path(path) for path in sorted(glob.glob(os.fspath(source)))]
-    if not paths:
-        raise FileNotFoundError(f"no file matches {source}; check the path")
-    return paths
 
 
 def _check(path: Path, tensors: Mapping[str, torch.Tensor], prefix: str, layout: ParamLayout) -> None:

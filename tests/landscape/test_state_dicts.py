@@ -10,6 +10,7 @@ import xarray as xr
 from safetensors.torch import save_file
 
 from landscape import Objective, ParamLayout, read_state_dicts, top_eigenpairs
+from landscape.__main__ import main
 
 
 class Model(torch.nn.Module):
@@ -258,3 +259,29 @@ def test_sources_without_files_or_steps_are_refused(tmp_path):
     for options in ({"weights": "best"}, {"dtype": "float16"}):
         with pytest.raises(ValueError, match="must be"):
             read_state_dicts(paths[0], LAYOUT, **options)
+
+
+@pytest.mark.parametrize("kind", ["pt", "Lightning", "shards of safetensors"])
+def test_inspect_lists_steps_and_tensors(kind, tmp_path, capsys):
+    saved(tmp_path, kind)
+    assert main(["inspect", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("3 checkpoints, ")
+    assert "3 rows: every 190 from 10 to 200, every 2800 to 3000" in text
+    assert "norm.running_var" in text
+    assert ("prefix" in text) == (kind == "Lightning")
+    assert "different" not in text
+
+
+def test_inspect_names_files_that_differ_and_refuses_bad_ones_in_a_line(tmp_path, capsys):
+    first, second, third = saved(tmp_path)
+    torch.save(MODELS[0].state_dict() | {"more": torch.zeros(2)}, second)
+    assert main(["inspect", str(tmp_path / "*.pt")]) == 0
+    assert f"{second} holds other tensors than {first}" in capsys.readouterr().out
+    assert main(["inspect", str(first), str(third)]) == 0
+    assert "2 checkpoints" in capsys.readouterr().out
+    torch.save({"a": Malicious()}, third)
+    assert main(["inspect", str(third)]) == 2
+    assert "could run code" in capsys.readouterr().err
+    assert main(["inspect", str(first), "--step", "3"]) == 2
+    assert "are for run files" in capsys.readouterr().err
