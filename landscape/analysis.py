@@ -130,7 +130,12 @@ class Analysis:
         parser = Parser(
             prog=f"python -m landscape {self.name}", description=f"{self.summary[0].upper()}{self.summary[1:]}."
         )
-        parser.add_argument("file", metavar="FILE", help="a run file, or a Dataset file with params (step, param)")
+        parser.add_argument(
+            "file",
+            metavar="FILE",
+            help="a run file; a Dataset file with params (step, param); or checkpoints of any model, with --objective: "
+            "a file, a folder, or a pattern in quotes",
+        )
         for name, default in self.options.items():
             settings = dict(OPTIONS[name])
             if settings.get("action") != "store_true":
@@ -140,8 +145,9 @@ class Analysis:
                 settings["help"] += f" ({shown})"
             parser.add_argument(f"--{name.replace('_', '-')}", default=default, **settings)
         parser.add_argument(
-            "--objective", metavar="FILE.py:FUNCTION", help="the loss: a function of the run, or of the checkpoints in "
-            "a Dataset file, that returns a landscape.Objective; runs your file. Default: by the run's producer"
+            "--objective", metavar="FILE.py:FUNCTION", help="the loss: a function of the run, of the checkpoints in a "
+            "Dataset file, or of the files by step, that returns a landscape.Objective; runs your file. Default: by "
+            "the run's producer"
         )  # fmt: skip
         parser.add_argument(
             "--out", metavar="FILE", help=f"where to write; default: FILE with .{self.name}.h5 at its end"
@@ -153,7 +159,8 @@ class Analysis:
 def _output(options: argparse.Namespace, name: str) -> Path:
     """The file to write, refused before anything is computed where it must not be."""
     source = Path(options.file)
-    out = source.with_name(f"{source.stem}.{name}.h5") if options.out is None else Path(options.out)
+    stem = "checkpoints" if set(source.name) & set("*?[") else source.stem
+    out = source.with_name(f"{stem}.{name}.h5") if options.out is None else Path(options.out)
     read = [source, *(Path(file) for file in (getattr(options, "eigs", None),) if file)]
     if out.resolve() in [path.resolve() for path in read]:
         raise ValueError(f"{out} is read by this command; give another --out")

@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from landscape.state_dict_names import files_by_step, is_of_state_dicts
+
 if TYPE_CHECKING:
     import numpy as np
     import xarray as xr
@@ -195,13 +197,38 @@ class Inputs:
                 file.close()
 
 
+class StateDictInputs(Inputs):
+    """Checkpoints that others saved: a folder, a pattern or one of their files."""
+
+    @cached_property
+    def objective(self):
+        """F(θ, t), by the user's own function, which is given the files by step."""
+        if self._objective is None:
+            raise ValueError(f"{self.path} holds no loss: say what it is with --objective FILE.py:function")
+        return _call(self._objective, files_by_step(str(self.path)))
+
+    @cached_property
+    def checkpoints(self) -> xr.Dataset:
+        """All of them: ``params`` (step, param)."""
+        import landscape
+
+        return landscape.read_state_dicts(str(self.path), self.objective.layout)
+
+    @property
+    def history(self) -> xr.Dataset:
+        """There is none."""
+        raise ValueError(f"{self.path} holds no history (step), only checkpoints")
+
+
 @contextlib.contextmanager
 def open_inputs(path: str, objective: str | None = None) -> Iterator[Inputs]:
     """`Inputs` of the file `path`, with the objective of the user's function ``FILE.py:function`` where given."""
     from landscape.hdf5 import load_dataset
     from landscape.run import Run, is_run_file
 
-    if is_run_file(path):
+    if is_of_state_dicts([path]):
+        inputs = StateDictInputs(Path(path), None, None, objective)
+    elif is_run_file(path):
         inputs = Inputs(Path(path), Run(path), None, objective)
     else:
         inputs = Inputs(Path(path), None, load_dataset(path, lazy=True), objective)

@@ -9,7 +9,7 @@ import torch
 import xarray as xr
 from safetensors.torch import save_file
 
-from landscape import Objective, ParamLayout, read_state_dicts, top_eigenpairs
+from landscape import Objective, ParamLayout, load_dataset, read_state_dicts, top_eigenpairs
 from landscape.__main__ import main
 
 
@@ -285,3 +285,40 @@ def test_inspect_names_files_that_differ_and_refuses_bad_ones_in_a_line(tmp_path
     assert "could run code" in capsys.readouterr().err
     assert main(["inspect", str(first), "--step", "3"]) == 2
     assert "are for run files" in capsys.readouterr().err
+
+
+OBJECTIVE = """
+import torch
+from landscape import Objective
+
+def make_objective(files):
+    assert sorted(files) == [10, 200, 3000]
+    torch.manual_seed(0)
+    first, second = torch.nn.Linear(4, 4), torch.nn.Linear(4, 3)
+    model = torch.nn.Sequential(first, torch.nn.Tanh(), second)
+    inputs, targets = torch.randn(20, 4), torch.randint(3, (20,))
+    return Objective(model, lambda o, t, step: torch.nn.functional.cross_entropy(o, t), inputs, targets)
+"""
+
+
+def test_every_analysis_reads_them_from_the_command_line(tmp_path, capsys):
+    models = [torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3)) for _ in range(3)]
+    saved(tmp_path, models=models)
+    (tmp_path / "mine.py").write_text(OBJECTIVE)
+    pattern, objective = str(tmp_path / "step_*.pt"), ["--objective", f"{tmp_path / 'mine.py'}:make_objective"]
+    assert main(["eigenpairs", pattern, "--k", "1", *objective]) == 0
+    eigs = load_dataset(tmp_path / "checkpoints.eigenpairs.h5")
+    assert eigs.step.values.tolist() == STEPS
+    assert eigs.certified.all()
+    assert main(["gradient", pattern, "--steps", "200", *objective]) == 0
+    assert main(["slice", pattern, "--step", "10", "--points", "3", *objective]) == 0
+    capsys.readouterr()
+    for command, message in (
+        (["valley", pattern], "say what it is with --objective FILE.py:function"),
+        (["bifurcation", pattern], "holds no history"),
+        (["density", str(tmp_path / "*.bin"), *objective], "no file matches"),
+    ):
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
