@@ -10,6 +10,7 @@ from landscape.command_line import run_command
 
 COMMANDS = {
     "inspect": ("landscape.describe:main", "say what a run file, a Dataset file or checkpoints of others hold"),
+    "convert": ("landscape.convert:main", "write checkpoints of any model as one run file"),
     "verify": ("landscape.verification:main", "check run files: what is damaged, and what is still readable"),
     **{name: (analysis, analysis.summary) for name, analysis in ANALYSES.items()},
 }

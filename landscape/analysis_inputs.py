@@ -112,7 +112,7 @@ class Inputs:
         """F(θ, t), by the run's producer or by the user's own function."""
         checkpoints = self.checkpoints  # first, as without any there is nothing to evaluate
         if self._objective is not None:
-            return _call(self._objective, checkpoints if self.run is None else self.run)
+            return objective_of(self._objective, checkpoints if self.run is None else self.run)
         if self.run is None:
             raise ValueError(
                 f"{self.path} is a Dataset, no run: say what the loss is with --objective FILE.py:function"
@@ -205,7 +205,7 @@ class StateDictInputs(Inputs):
         """F(θ, t), by the user's own function, which is given the files by step."""
         if self._objective is None:
             raise ValueError(f"{self.path} holds no loss: say what it is with --objective FILE.py:function")
-        return _call(self._objective, files_by_step(str(self.path)))
+        return objective_of(self._objective, files_by_step(str(self.path)))
 
     @cached_property
     def checkpoints(self) -> xr.Dataset:
@@ -246,7 +246,7 @@ def _rows(dataset: xr.Dataset, steps: Steps, path) -> xr.Dataset:
         raise KeyError(f"{path}: {error.args[0]}") from None
 
 
-def _call(spec: str, argument):
+def objective_of(spec: str, argument):
     """What the function in the user's file answers; ``FILE.py:function``."""
     file, _, name = spec.rpartition(":")
     path = Path(file)

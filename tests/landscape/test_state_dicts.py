@@ -9,7 +9,15 @@ import torch
 import xarray as xr
 from safetensors.torch import save_file
 
-from landscape import Objective, ParamLayout, load_dataset, read_state_dicts, top_eigenpairs
+from landscape import (
+    Objective,
+    ParamLayout,
+    load_dataset,
+    open_run,
+    read_state_dicts,
+    top_eigenpairs,
+    verify,
+)
 from landscape.__main__ import main
 
 
@@ -322,3 +330,36 @@ def test_every_analysis_reads_them_from_the_command_line(tmp_path, capsys):
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("kind", ["pt", "Lightning", "shards of safetensors"])
+def test_converted_they_are_a_run_file_with_the_same_rows(kind, tmp_path, capsys):
+    (tmp_path / "ckpts").mkdir()
+    saved(tmp_path / "ckpts", kind)
+    out = tmp_path / "run.h5"
+    assert main(["convert", str(out), str(tmp_path / "ckpts"), "--optimizer", "gd", "--learning-rate", "0.5"]) == 0
+    assert capsys.readouterr().out.startswith("3 checkpoints are in")
+    with open_run(out) as run:
+        assert run.status == "complete"
+        assert run.checkpoints.step.values.tolist() == STEPS
+        assert run.checkpoints.attrs["learning_rate"] == 0.5
+        names = list(run.tensors)
+        assert not any("running" in name for name in names)
+        for row, model in enumerate(MODELS):
+            state = {("model." if kind == "Lightning" else "") + name: t for name, t in model.state_dict().items()}
+            expected = np.concatenate([state[name].numpy().ravel() for name in names])
+            np.testing.assert_array_equal(run.checkpoints.params[row], expected)
+    assert verify(out, progress=False).damaged == ()
+    assert main(["convert", str(out), str(tmp_path / "ckpts")]) == 2
+    assert "exists; give another path" in capsys.readouterr().err
+
+
+def test_converting_writes_the_parameters_of_the_objective(tmp_path):
+    models = [torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3)) for _ in range(3)]
+    saved(tmp_path, models=models)
+    (tmp_path / "mine.py").write_text(OBJECTIVE)
+    out, pattern = tmp_path / "run.h5", str(tmp_path / "*.pt")
+    assert main(["convert", str(out), pattern, "--objective", f"{tmp_path / 'mine.py'}:make_objective"]) == 0
+    with open_run(out) as run:
+        assert list(run.tensors) == ["0.weight", "0.bias", "2.weight", "2.bias"]
+        np.testing.assert_array_equal(run.checkpoints.params[1], ParamLayout.of(models[1]).flatten_model(models[1]))
