@@ -268,7 +268,7 @@ class InTurn:
     def nthreads(self):
         return {"one": 1, "two": 1}
 
-    def submit(self, function, objective, task=None, *, pure):
+    def submit(self, function, objective, task=None, dim="step", *, pure):
         client = self
 
         class Task:
