@@ -32,7 +32,7 @@ SETTINGS = {"n_steps": 120, "n_per_class": 10, "history_every": 30}
 @pytest.fixture(scope="module")
 def client():
     with (
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
         distributed.Client(cluster, set_as_default=False) as client,
     ):
         yield client
@@ -110,7 +110,7 @@ def test_each_run_is_what_training_alone_gives(client, tmp_path):
 SCRIPT = """
 import sys, distributed, dynloss
 if __name__ == "__main__":
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster:
         with distributed.Client(cluster, set_as_default=False) as client:
             workers = cluster.workers.values()
             print(*(worker.pid for worker in workers), flush=True)
