@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 POINTS_AT_ONCE = 32
-ACTIVATIONS_AT_ONCE = 2**20  # of the largest layer: where more do not fit into a cache, fewer points at once cost less
+ACTIVATION_BYTES = 2**22  # of the largest layer: where more do not fit into a cache, fewer points at once cost less
 NORMS = {nn.Conv1d: nn.BatchNorm1d, nn.Conv2d: nn.BatchNorm2d, nn.Conv3d: nn.BatchNorm3d}
 
 
@@ -25,14 +25,15 @@ def for_values(objective, point: torch.Tensor, step: int) -> tuple:
     """
     with _OutputSizes(objective.model) as sizes:
         expected = objective.loss(point, step)
-    at_once = min(max(ACTIVATIONS_AT_ONCE // sizes.largest, 1), POINTS_AT_ONCE)
+    activations = ACTIVATION_BYTES // expected.element_size()
+    at_once = min(max(activations // sizes.largest, 1), POINTS_AT_ONCE)
     if objective.device.type != "cpu" or not any(type(module) in NORMS for module in objective.model.modules()):
         return objective, at_once
     same = copy.copy(objective)
     same.model = _folded(copy.deepcopy(objective.model))
     same.as_inputs = lambda tensor: _channels_last(objective.as_inputs(tensor))
     largest_batch = max(len(inputs) for inputs, _ in objective.batches)
-    images = max(1, ACTIVATIONS_AT_ONCE * largest_batch // sizes.largest)
+    images = max(1, activations * largest_batch // sizes.largest)
     same.model.forward = partial(_in_pieces, same.model.forward, images)
     try:
         found = same.loss(point, step)

@@ -121,9 +121,9 @@ def test_a_copy_is_used_only_where_it_computes_the_same(name):
 def test_points_at_once_are_fewer_for_larger_layers(monkeypatch):
     _, objective, center = case("sequence")
     largest = 5 * 4 * 6 * 6
-    monkeypatch.setattr(evaluation, "ACTIVATIONS_AT_ONCE", 3 * largest)
+    monkeypatch.setattr(evaluation, "ACTIVATION_BYTES", 3 * largest * center.element_size())
     assert evaluation.for_values(objective, center, 0)[1] == 3
-    monkeypatch.setattr(evaluation, "ACTIVATIONS_AT_ONCE", largest - 1)
+    monkeypatch.setattr(evaluation, "ACTIVATION_BYTES", largest * center.element_size() - 1)
     assert evaluation.for_values(objective, center, 0)[1] == 1
 
 
