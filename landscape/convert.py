@@ -7,9 +7,6 @@ from pathlib import Path
 
 from landscape.command_line import Parser
 
-BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
-"""Ends of names that are no parameters: what batch norms have seen."""
-
 
 def main(argv: Sequence[str]) -> int:
     """The command `convert`."""
@@ -77,7 +74,7 @@ def convert(
     from landscape.params import ParamLayout
     from landscape.run_writer import RunWriter
     from landscape.state_dict_files import read_tensors
-    from landscape.state_dict_names import files_by_step
+    from landscape.state_dict_names import STATISTICS, files_by_step
     from landscape.state_dicts import read_state_dicts
 
     paths = files_by_step(source)
@@ -85,7 +82,7 @@ def convert(
         layout = objective_of(objective, paths).layout
     else:
         tensors = read_tensors(next(iter(paths.values())), weights)
-        chosen = {name: t for name, t in tensors.items() if t.is_floating_point() and not name.endswith(BUFFERS)}
+        chosen = {name: t for name, t in tensors.items() if t.is_floating_point() and not name.endswith(STATISTICS)}
         layout = ParamLayout(tuple(chosen), tuple(tuple(t.shape) for t in chosen.values()))
     checkpoints = read_state_dicts(paths, layout, weights=weights)
     dtype = str(checkpoints.params.dtype)

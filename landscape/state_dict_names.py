@@ -22,6 +22,9 @@ SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 """What wrappers put before all names: DataParallel, torch.compile, and modules that hold a model."""
 
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+"""Ends of names that are no parameters: what batch norms have seen."""
+
 STEP_NAMES = (r"step", r"checkpoint", r"ckpt", r"iter(?:ation)?", r"epoch", r"")
 
 

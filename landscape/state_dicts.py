@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from xarray.core import indexing
 
 from landscape.params import ParamLayout
 from landscape.state_dict_files import read_tensors
-from landscape.state_dict_names import files_by_step, shared_prefix
+from landscape.state_dict_names import STATISTICS, files_by_step, shared_prefix
 
 
 def read_state_dicts(
@@ -50,6 +51,12 @@ def read_state_dicts(
         names in the files that are no parameters of the layout, such as running statistics of batch norms: those of the
         objective's model are used for every checkpoint.
 
+    Warns
+    -----
+    UserWarning
+        If running statistics of batch norms differ from file to file: losses of evaluation mode then take those of one
+        model at the parameters of another.
+
     Raises
     ------
     FileNotFoundError
@@ -66,7 +73,7 @@ def read_state_dicts(
     if dtype not in (None, "float64", "float32"):
         raise ValueError(f'dtype must be "float64" or "float32", got {dtype!r}')
     paths = files_by_step(source)
-    prefixes, unused, wide = set(), {}, False
+    prefixes, unused, wide, statistics, moved = set(), {}, False, None, None
     for path in paths.values():
         tensors = read_tensors(path, weights)
         prefix = shared_prefix(tensors, layout)
@@ -75,6 +82,16 @@ def read_state_dicts(
         names = {prefix + name for name in layout.names}
         unused |= dict.fromkeys(name for name in tensors if name not in names)
         wide |= any(tensors[name].dtype == torch.float64 for name in names)
+        own = {name: tensor.clone() for name, tensor in tensors.items() if name.endswith(STATISTICS[:2])}
+        statistics = own if statistics is None else statistics
+        if own.keys() != statistics.keys() or not all(torch.equal(own[name], statistics[name]) for name in own):
+            moved = moved or path
+    if moved is not None:
+        warnings.warn(
+            f"the running statistics of batch norms in {moved} are not those in {next(iter(paths.values()))}; "
+            "those of the objective's model are used for every checkpoint",
+            stacklevel=2,
+        )
     kind = np.dtype(dtype or ("float64" if wide else "float32"))
     array = indexing.LazilyIndexedArray(StateDictArray(tuple(paths.values()), layout, weights, kind))
     attrs = {"layout": layout.to_json(), "prefix": " ".join(sorted(prefixes)), "unused": list(unused)}

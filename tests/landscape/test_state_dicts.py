@@ -150,6 +150,13 @@ def test_averaged_weights_are_read_where_they_are_asked_for(tmp_path):
         read_state_dicts(path, LAYOUT, weights="ema")
 
 
+def test_statistics_of_batch_norms_that_differ_are_said(tmp_path):
+    paths = saved(tmp_path)
+    torch.save(MODELS[1].state_dict() | {"norm.running_mean": torch.ones(4)}, paths[1])
+    with pytest.warns(UserWarning, match=r"the running statistics of batch norms in .*step_200\.pt are not those in"):
+        read_state_dicts(tmp_path, LAYOUT)
+
+
 def test_analyses_are_those_of_the_same_rows_in_memory(tmp_path):
     saved(tmp_path)
     torch.manual_seed(0)
