@@ -165,6 +165,5 @@ for name, static in (("DCE", "CE"), ("DMSE1", "MSE"), ("DMSE2", "MSE")):
         )
 
 # %%
-# The smallest networks gain nothing from oscillating cross entropy, and from squared errors weighted by sample next to
-# nothing; the gains are largest where the static loss neither fails nor succeeds. Half of what the dynamical cross entropy
-# seems to gain at one learning rate is the learning rate: the static loss above has its own best one.
+# The smallest networks gain nothing clear from oscillating cross entropy, nor from squared errors weighted by sample; the
+# gains are largest where the static loss neither fails nor succeeds.
