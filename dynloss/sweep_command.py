@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,7 +33,11 @@ def main(argv: Sequence[str]) -> int:
     settings |= {name: getattr(options, name) for name in ("history_every", "dtype", "runs_per_task", "overwrite")}
     with _client(options) as client, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        found = sweep(options.out, grid, client=client, **settings)
+        try:
+            found = sweep(options.out, grid, client=client, **settings)
+        except KeyboardInterrupt:
+            print("dynloss: interrupted; the same command goes on with what is left", file=sys.stderr)
+            raise
     counts = {status: int((found.status == status).sum()) for status in ("complete", "diverged", "failed")}
     print(", ".join(f"{n} {status}" for status, n in counts.items() if n))
     if counts["failed"]:
