@@ -11,11 +11,14 @@ each the quantity that tests it, what we measure, and what follows from it by a 
 # the first holds, *partly* confirmed where only the second does, else *not seen*. Most look at the run of the other pages
 # (cross entropy, :math:`A = 70`, :math:`T = 5000`, width 100, seed 0, two periods; "phase" is the fraction of the second
 # period), some at the sweeps behind the pages on accuracy.
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
 import dynloss
 import landscape
+import viz
+from viz.style import BLUE, ORANGE, VERMILION
 
 PERIOD = 5000
 run = landscape.open_run(dynloss.example_run("cascade"))
@@ -404,7 +407,7 @@ claim(
 )
 claim(
     18,
-    "where Γ_i dominates the network answers class i; at the borders the static loss returns",
+    "where Γᵢ dominates the network answers class i; at the borders the static loss returns",
     "share of the plane given to the emphasised class, in the middle of a period and at its end",
     f"{share[2490]:.2f} and {share[7500]:.2f}, {share[4995]:.2f} and {share[9990]:.2f}",
     min(share[2490], share[7500]) > 0.8 and max(share[4995], share[9990]) < 0.6,
@@ -430,6 +433,23 @@ claim(
     ratio > 3,
     ratio > 1.5,
 )
+
+# %%
+# At a glance
+# -----------
+colors = {"confirmed": BLUE, "partly": ORANGE, "not seen": VERMILION}
+with viz.style():
+    figure, ax = plt.subplots(figsize=(6.9, 3.9))
+    for number, text, _, _, verdict in rows:
+        ax.plot(0, -number, "o", color=colors[verdict], markersize=6)
+        ax.text(0.03, -number, f"{number}  {text}", va="center", fontsize=8)
+    for i, (verdict, color) in enumerate(colors.items()):
+        n = sum(row[-1] == verdict for row in rows)
+        ax.plot(i * 0.3, 0.4, "o", color=color, markersize=6)
+        ax.text(i * 0.3 + 0.03, 0.4, f"{verdict}: {n}", va="center", fontsize=8)
+    ax.set(xlim=(-0.03, 1.15), ylim=(-19.7, 1.2))
+    ax.axis("off")
+plt.show()
 
 # %%
 # The table

@@ -81,8 +81,19 @@ print(
 # damage is in the first pages, where the structure stands. Each file is read whole in a process of its own. It must be
 # refused with a clear error, or everything read must equal what was recorded; and ``verify`` must find what reading
 # found. No crash, no wrong number, no more than ten seconds.
-for outcome, n in fuzz["outcomes"].items():
-    print(f"{n:6} {outcome}")
+import matplotlib.pyplot as plt
+
+import viz
+from viz.style import BLUE
+
+outcomes = fuzz["outcomes"]
+with viz.style():
+    figure, ax = plt.subplots(figsize=(6.9, 1.7), layout="constrained")
+    bars = ax.barh(list(outcomes), list(outcomes.values()), color=BLUE)
+    ax.bar_label(bars, padding=3)
+    ax.invert_yaxis()
+    ax.set_xlabel(f"Files, of {fuzz['files']:,}")
+plt.show()
 print(
     f"{fuzz['files']} files: {fuzz['failures']} failures; the slowest took "
     f"{fuzz['slowest_seconds']} s, the most memory beyond that of a sound file was "
