@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
@@ -15,20 +15,15 @@ import xarray as xr
 from tqdm import tqdm
 
 from dynloss.checks import checked_samples, model_outputs
-from dynloss.ensemble_record import SCALARS, EnsembleRecord
-from dynloss.kernels import fastest_objective, kernels_for
-from dynloss.kernels.torch_kernels import NetworkObjective
+from dynloss.ensemble_record import EnsembleRecord
+from dynloss.kernels import fastest_objective
+from dynloss.measures import SCALARS, accuracies_of
 
 STEPS_AT_ONCE = 256
 """Steps whose class weights are computed together, and between two looks at whether training was interrupted."""
 
-
 WORK_OF_A_THREAD = 2**20
 """Parameters times samples times members; with less in a step, threads wait for each other's Python."""
-
-
-ACTIVATION_BYTES = 3 * 2**20
-"""Hidden activations that fit into a processor's cache, with what is computed from them."""
 
 
 def train_ensemble(
@@ -140,8 +135,7 @@ def _members(**given) -> dict[str, list]:
     """What each member has, of what is given once or for each."""
     several = {}
     for name, value in given.items():
-        single = isinstance(value, torch.nn.Module) or not isinstance(value, Sequence | np.ndarray)
-        single |= hasattr(value, "inputs") or _is_pair_of_tensors(value)
+        single = not isinstance(value, Sequence | np.ndarray) or _is_pair_of_tensors(value)
         several[name] = [value] if single else list(value)
     n_members = max(map(len, several.values()))
     if any(len(values) not in (1, n_members) for values in several.values()):
@@ -184,10 +178,7 @@ class _Group:
     params: torch.Tensor
     rates: torch.Tensor
     losses: list
-    inputs: torch.Tensor
-    """Training samples and behind them those for validation."""
-    targets: torch.Tensor
-    n_training: int
+    accuracies: Callable[[torch.Tensor], dict[str, torch.Tensor]]
 
 
 def _threads(each: dict[str, list]) -> int:
@@ -199,20 +190,11 @@ def _threads(each: dict[str, list]) -> int:
     return max(1, min(os.cpu_count() or 1, work // WORK_OF_A_THREAD))
 
 
-def _members_at_once(each: dict[str, list]) -> int:
-    """Members of which the closed form in torch works on at once; other kernels take one by one, or ask for none."""
-    model, inputs = each["models"][0], each["data"][0][0]
-    if next(iter(kernels_for(model, each["losses"][0]))) != NetworkObjective.kernel or next(model.parameters()).is_cuda:
-        return len(each["models"])
-    activations = len(inputs) * model.hidden.out_features * model.hidden.weight.element_size()
-    return max(1, ACTIVATION_BYTES // activations)
-
-
 def _groups(each: dict[str, list], n_threads: int) -> list[_Group]:
     by_data: dict[tuple, list[int]] = {}
     for i, (data, validation) in enumerate(zip(each["data"], each["validation"], strict=True)):
         by_data.setdefault((id(data), id(validation)), []).append(i)
-    at_most = min(-(-len(each["models"]) // n_threads), _members_at_once(each))
+    at_most = -(-len(each["models"]) // n_threads)
     parts = [np.array_split(numbers, -(-len(numbers) // at_most)) for numbers in by_data.values()]
     return [_group(each, part) for several in parts for part in several]
 
@@ -223,9 +205,9 @@ def _group(each: dict[str, list], numbers: np.ndarray) -> _Group:
     inputs, targets = checked_samples("data", model, *each["data"][first])
     loss(model_outputs(model, inputs), targets.to(next(model.parameters()).device), 0)  # raises if it does not fit
     objective = fastest_objective(model, loss, inputs, targets)
-    sets = [(inputs, targets)]
+    sets = {"training": (inputs, targets)}
     if each["validation"][first] is not None:
-        sets.append(checked_samples("validation", model, *each["validation"][first]))
+        sets["validation"] = checked_samples("validation", model, *each["validation"][first])
     params = torch.stack([objective.layout.flatten_model(each["models"][i]).detach() for i in numbers])
     return _Group(
         numbers,
@@ -233,9 +215,7 @@ def _group(each: dict[str, list], numbers: np.ndarray) -> _Group:
         objective.as_params(params).clone(),
         torch.tensor([each["learning_rate"][i] for i in numbers], dtype=objective.dtype, device=objective.device),
         [each["losses"][i] for i in numbers],
-        objective.as_inputs(torch.cat([inputs for inputs, _ in sets])),
-        torch.cat([targets for _, targets in sets]).to(objective.device),
-        len(targets),
+        accuracies_of(objective, sets),
     )
 
 
@@ -256,7 +236,7 @@ def _descend(group: _Group, n_steps: int, record: EnsembleRecord, progress: tqdm
             record.checkpoint(group.numbers[alive], step, params)
             if step % record.history_every == 0:
                 row = {"loss": losses, **_norms(gradients, update, before)}
-                row |= _accuracies(group, params) if record.has_accuracies else {}
+                row |= group.accuracies(params) if record.has_accuracies else {}
                 record.row(group.numbers[alive], step, row)
             finite = losses.isfinite()
             if not finite.all():
@@ -278,11 +258,3 @@ def _norms(gradients: torch.Tensor, update: torch.Tensor, before: torch.Tensor) 
     norm, norm_before = update.norm(dim=1), before.norm(dim=1)
     cosine = (update * before).sum(1) / (norm * norm_before)  # NaN where one is zero or not known
     return {"gradient_norm": gradients.norm(dim=1), "update_norm": norm, "update_cosine": cosine}
-
-
-def _accuracies(group: _Group, params: torch.Tensor) -> dict[str, torch.Tensor]:
-    with torch.no_grad():
-        right = (group.objective.outputs(params, group.inputs).max(-1).indices == group.targets).to(torch.float64)
-    n = group.n_training
-    found = {"accuracy": right[:, :n].mean(1)}
-    return found | ({"validation_accuracy": right[:, n:].mean(1)} if right.shape[1] > n else {})

@@ -8,14 +8,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-SCALARS = {
-    "loss": "loss",
-    "accuracy": "training accuracy",
-    "validation_accuracy": "validation accuracy",
-    "gradient_norm": "norm of the gradient",
-    "update_norm": "norm of the update from the step before",
-    "update_cosine": "cosine between successive updates",
-}
+from dynloss.measures import SCALARS
 
 
 class EnsembleRecord:

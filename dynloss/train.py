@@ -17,6 +17,7 @@ from dynloss.checks import checked_samples, model_outputs
 from dynloss.data import ClassificationData
 from dynloss.eigenpairs import EigenpairRecorder, eigenpairs_before_resuming
 from dynloss.kernels import fastest_objective, kernels_for
+from dynloss.measures import SCALARS, accuracies_of
 from dynloss.optimizers import RULES
 from dynloss.rebuild import PRODUCER
 from dynloss.samplers import UniformSampler
@@ -25,8 +26,6 @@ from landscape import RunWriter, open_run
 
 STATE_EVERY = 64
 """Steps between the states from which an interrupted run resumes."""
-
-SCALARS = ("loss", "accuracy", "validation_accuracy", "gradient_norm", "update_norm", "update_cosine")
 
 
 def train(
@@ -147,7 +146,7 @@ def train(
 
 def _descend(objective, settings, rule, sampler, sets, writer, pairs, state) -> tuple[torch.Tensor, int | None]:
     """Train and record; returns the last θ, and the step at which the loss was not finite, or None."""
-    accuracies, weights = _accuracies(objective, sets), _class_weights(objective.loss_fn, settings.n_steps)
+    accuracies, weights = accuracies_of(objective, sets), _class_weights(objective.loss_fn, settings.n_steps)
     start = 0
     if writer.state is not None:
         start = int(writer.state.step)
@@ -162,7 +161,7 @@ def _descend(objective, settings, rule, sampler, sets, writer, pairs, state) -> 
                 pairs.flush()
                 writer.save_state(step, {**state, "random_state": torch.get_rng_state()})
             value, gradient = _loss_and_gradient(objective, params, step, sampler, sets["training"])
-            row = accuracies(params) | {
+            row = {name: float(value) for name, value in accuracies(params).items()} | {
                 "loss": value,
                 "gradient_norm": float(gradient.norm()),
                 "update_norm": float(state["update"].norm()),
@@ -234,21 +233,6 @@ def _cosine(a: torch.Tensor, b: torch.Tensor) -> float:
     """NaN where a or b is zero or not known."""
     norms = float(a.norm() * b.norm())
     return float(a @ b) / norms if norms > 0 else math.nan
-
-
-def _accuracies(objective, sets):
-    """A function of θ: accuracy and validation_accuracy, from one forward pass."""
-    inputs = objective.as_inputs(torch.cat([inputs for inputs, _ in sets.values()]))
-    targets = torch.cat([targets for _, targets in sets.values()]).to(objective.device)
-    n_training = len(sets["training"][1])
-
-    def accuracies(params: torch.Tensor) -> dict[str, float]:
-        with torch.no_grad():
-            right = (objective.outputs(params, inputs).max(-1).indices == targets).to(torch.float64)
-        validation = float(right[n_training:].mean()) if len(right) > n_training else math.nan
-        return {"accuracy": float(right[:n_training].mean()), "validation_accuracy": validation}
-
-    return accuracies
 
 
 def _history(loss) -> dict[str, dict[str, int]]:

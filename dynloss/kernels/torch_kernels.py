@@ -10,12 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from dynloss.kernels.torch_planes import is_moderate, plane_terms
 from dynloss.losses import CrossEntropy, one_hot
 from landscape import Objective
 from landscape.objective import as_steps
+
+ACTIVATION_BYTES = 3 * 2**20
+"""Hidden activations that fit into a processor's cache, with what is computed from them."""
 
 
 class NetworkObjective(Objective):
@@ -86,13 +90,23 @@ class NetworkObjective(Objective):
         return product
 
     def _value_and_gradient(self, params: torch.Tensor, step) -> tuple[torch.Tensor, torch.Tensor]:
-        at = self._expand(params, step)
+        rows = params.reshape(-1, self.n_params)
+        activations = self.model.hidden.out_features * self._inputs.shape[1] * rows.element_size()
+        at_once = max(1, ACTIVATION_BYTES // activations) if rows.device.type == "cpu" else len(rows)
+        steps = as_steps(step, len(rows)).numpy()
+        found = [self._few(rows[i : i + at_once], steps[i : i + at_once]) for i in range(0, max(1, len(rows)), at_once)]
+        losses, gradients = map(torch.cat, zip(*found, strict=True))
+        return (losses, gradients) if params.ndim == 2 else (losses[0], gradients[0])
+
+    def _few(self, params: torch.Tensor, steps: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Losses and gradients of rows that are worked on together."""
+        at = self._expand(params, steps)
         gradient = self._join(
             (at.output[:, :, None] * at.mixed).sum(1).mT,
             (at.hidden_t[:, None] * at.mixed).sum(2),
             at.slope.sum(2),
         )
-        return (at.losses, gradient) if params.ndim == 2 else (at.losses[0], gradient[0])
+        return at.losses, gradient
 
     @torch.no_grad()
     def plane_losses(self, center, directions, alpha, beta, step: int) -> torch.Tensor:
