@@ -225,6 +225,48 @@ def loss_from_config(config: dict) -> ClassWeightedLoss:
     return build("loss", "losses", LOSSES, config)
 
 
+def named_loss(
+    name: str,
+    n_classes: int,
+    *,
+    weighting: str = "sample",
+    schedule: str = "triangle",
+    amplitude: float,
+    period: int,
+    order: str = "cyclic",
+    static_from: int | None = None,
+) -> ClassWeightedLoss:
+    """The loss of that name from settings of which those that do not matter for it are left out.
+
+    Parameters
+    ----------
+    name : str
+        One of `LOSSES`.
+    n_classes : int
+        Number of classes.
+    weighting : str
+        Of squared errors.
+    schedule, amplitude, period, order
+        Of dynamical losses.
+    static_from : int, optional
+        Step from which on a dynamical loss is static.
+
+    Raises
+    ------
+    ValueError
+        As `loss_from_config`.
+    """
+    config: dict = {"name": name, "n_classes": n_classes}
+    if name.endswith("squared_error"):
+        config["weighting"] = weighting
+    if name.startswith("dynamical"):
+        options = {"amplitude": amplitude, "period": period, "order": order}
+        config["schedule"] = {"name": schedule, "n_classes": n_classes, **options}
+        if static_from is not None:
+            config["schedule"] = {"name": "static_tail", "start": static_from, "schedule": config["schedule"]}
+    return loss_from_config(config)
+
+
 def one_hot(targets: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Targets (P,) as rows of 0 and 1, of the shape and type of `like` (P, class)."""
     n_classes = like.shape[-1]

@@ -13,9 +13,9 @@ import h5py
 import numpy as np
 import xarray as xr
 
-from landscape import save_dataset
-from landscape.attributes import to_json, write_attrs
-from landscape.hdf5 import load_dataset
+from dynloss.sweep_runs import RECORDED
+from landscape import load_dataset, save_dataset
+from landscape.attributes import decoded, to_json, write_attrs
 from landscape.netcdf import add_variable, write_dataset
 from landscape.run_format import software
 
@@ -77,8 +77,7 @@ class SweepFile:
         """Whether `path` holds this sweep."""
         try:
             with h5py.File(path) as file:
-                found = file.attrs.get(SWEEP, b"")
-                return (found.decode() if isinstance(found, bytes) else found) == self.sweep
+                return decoded(file.attrs.get(SWEEP, "")) == self.sweep
         except OSError:
             return False
 
@@ -91,7 +90,7 @@ class SweepFile:
                 write_dataset(file, table.assign_attrs(settings))
                 created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
                 write_attrs(file, {SWEEP: self.sweep, "created": created})
-                for name in ("loss", "accuracy", "validation_accuracy"):
+                for name in RECORDED:
                     text = name.replace("_", " ")
                     _reserve(file, name, {"run": n_runs, "step": len(steps)}, text)
                     _reserve(file, f"final_{name}", {"run": n_runs}, f"{text} after the last update")

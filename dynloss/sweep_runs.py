@@ -1,4 +1,4 @@
-"""The runs of a sweep: grids of settings as one table, and what a row of it trains."""
+"""The runs of a sweep: grids of settings as one table."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+
+from dynloss.losses import LOSSES
 
 AXES: dict[str, Any] = {
     "loss": "dynamical_cross_entropy",
@@ -21,8 +23,13 @@ AXES: dict[str, Any] = {
 }
 """What a grid may vary, with the value of what it leaves out."""
 
-LOSSES = ("cross_entropy", "squared_error", "dynamical_cross_entropy", "dynamical_squared_error")
+RECORDED = ("loss", "accuracy", "validation_accuracy")
+"""What the history of a run holds, and what is measured after its last update."""
+
 TYPES = {"loss": "U32", "weighting": "U16", "width": np.int64, "seed": np.int64}
+
+
+_NAN = float("nan")  # differs from itself; as the same object, it is of the same run
 
 
 def table_of(grids: Mapping | Sequence[Mapping]) -> xr.Dataset:
@@ -77,27 +84,9 @@ def _checked(one: dict[str, Any]) -> tuple:
     if not one["learning_rate"] > 0:
         raise ValueError(f"learning_rate must be positive, got {one['learning_rate']}")
     if not one["loss"].startswith("dynamical"):
-        one["amplitude"] = one["period"] = float("nan")
+        one["amplitude"] = one["period"] = _NAN
     if one["loss"] != "dynamical_squared_error":
         one["weighting"] = ""
     elif one["weighting"] not in ("sample", "component"):
         raise ValueError(f'weighting must be "sample" or "component", got {one["weighting"]!r}')
-    # NaN differs from itself; the same object is the same run.
-    return tuple(_NAN if value != value else value for value in one.values())
-
-
-_NAN = float("nan")
-
-
-def loss_config(row: Mapping[str, Any], n_classes: int, static_from: int | None) -> dict:
-    """The config from which `dynloss.losses.loss_from_config` builds the loss of a run."""
-    config: dict[str, Any] = {"name": str(row["loss"]), "n_classes": n_classes}
-    if row["weighting"]:
-        config["weighting"] = str(row["weighting"])
-    if not np.isnan(row["amplitude"]):
-        schedule = {"name": "triangle", "n_classes": n_classes}
-        schedule |= {"amplitude": float(row["amplitude"]), "period": int(row["period"])}
-        if static_from is not None:
-            schedule = {"name": "static_tail", "start": static_from, "schedule": schedule}
-        config["schedule"] = schedule
-    return config
+    return tuple(one.values())

@@ -12,11 +12,9 @@ import xarray as xr
 from dynloss.data import spiral
 from dynloss.ensemble import train_ensemble
 from dynloss.kernels import fastest_objective
-from dynloss.losses import loss_from_config
+from dynloss.losses import named_loss
 from dynloss.models import mlp
-from dynloss.sweep_runs import loss_config
-
-SCALARS = ("loss", "accuracy", "validation_accuracy")
+from dynloss.sweep_runs import RECORDED
 
 
 def train_runs(_, runs: xr.Dataset, settings: dict[str, Any]) -> xr.Dataset:
@@ -46,7 +44,17 @@ def _together(runs: xr.Dataset, settings: dict[str, Any]) -> xr.Dataset:
     }
     data, validation = ([sets[int(row["seed"])][offset] for row in rows] for offset in range(2))
     models = [mlp(2, int(row["width"]), n_classes, seed=int(row["seed"])).to(dtype) for row in rows]
-    losses = [loss_from_config(loss_config(row, n_classes, static_from)) for row in rows]
+    losses = [
+        named_loss(
+            str(row["loss"]),
+            n_classes,
+            weighting=str(row["weighting"] or "sample"),
+            amplitude=float(row["amplitude"]),
+            period=row["period"] if np.isnan(row["period"]) else int(row["period"]),
+            static_from=static_from,
+        )
+        for row in rows
+    ]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*members diverged")  # the table says which
         trained = train_ensemble(
@@ -57,10 +65,10 @@ def _together(runs: xr.Dataset, settings: dict[str, Any]) -> xr.Dataset:
             learning_rate=[float(row["learning_rate"]) for row in rows],
             n_steps=n_steps,
             history_every=settings["history_every"],
-            scalars=SCALARS,
+            scalars=RECORDED,
             n_threads=1,
         )
-    found = trained[[*SCALARS, "last_step"]].reset_coords(drop=True).rename(member="run")
+    found = trained[[*RECORDED, "last_step"]].reset_coords(drop=True).rename(member="run")
     found = found.assign_coords(run=runs.run.values)
     found["diverged"] = ("run", trained.status.values == "diverged")
     return found.assign(_finals(trained, models, losses, data, validation, n_steps))
@@ -68,7 +76,7 @@ def _together(runs: xr.Dataset, settings: dict[str, Any]) -> xr.Dataset:
 
 def _finals(trained, models, losses, data, validation, n_steps: int) -> dict[str, tuple]:
     """Loss and accuracies at θ after the last update; NaN where a run diverged."""
-    found = {f"final_{name}": np.full(len(models), np.nan) for name in SCALARS}
+    found = {f"final_{name}": np.full(len(models), np.nan) for name in RECORDED}
     for i, params in enumerate(trained.params.values[:, -1]):
         if np.isfinite(params).all():
             objective = fastest_objective(models[i], losses[i], *data[i])

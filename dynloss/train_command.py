@@ -67,9 +67,10 @@ def main(argv: Sequence[str]) -> int:
 def run(command: TrainCommand) -> int:
     """Train and record what `command` describes."""
     from dynloss import mlp, spiral, train  # torch takes a second to load: only after the arguments were read
-    from dynloss.losses import loss_from_config
+    from dynloss.losses import named_loss
 
-    loss = loss_from_config(_loss_config(command))
+    options = ("weighting", "schedule", "amplitude", "period", "order", "static_from")
+    loss = named_loss(command.loss, command.n_classes, **{name: getattr(command, name) for name in options})
     data, validation = (
         spiral(command.n_per_class, command.n_classes, seed=command.data_seed + offset) for offset in range(2)
     )
@@ -105,16 +106,3 @@ def run(command: TrainCommand) -> int:
         print(recorded)
         print(f"python -m landscape inspect {command.record} says more")
         return 0 if recorded.status == "complete" else 1
-
-
-def _loss_config(command: TrainCommand) -> dict:
-    config: dict = {"name": command.loss, "n_classes": command.n_classes}
-    if command.loss.endswith("squared_error"):
-        config["weighting"] = command.weighting
-    if command.loss.startswith("dynamical"):
-        options = {"amplitude": command.amplitude, "period": command.period, "order": command.order}
-        config["schedule"] = {"name": command.schedule, "n_classes": command.n_classes, **options}
-        if command.static_from is not None:
-            tail = {"name": "static_tail", "start": command.static_from, "schedule": config["schedule"]}
-            config["schedule"] = tail
-    return config
