@@ -13,6 +13,7 @@ from typing import Any
 import landscape
 from landscape.analysis_inputs import Inputs, Steps, open_inputs
 from landscape.command_line import Parser
+from landscape.state_dict_names import is_pattern
 
 
 def _count(text: str) -> int:
@@ -159,7 +160,7 @@ class Analysis:
 def _output(options: argparse.Namespace, name: str) -> Path:
     """The file to write, refused before anything is computed where it must not be."""
     source = Path(options.file)
-    stem = "checkpoints" if set(source.name) & set("*?[") else source.stem
+    stem = "checkpoints" if is_pattern(source) else source.stem
     out = source.with_name(f"{stem}.{name}.h5") if options.out is None else Path(options.out)
     read = [source, *(Path(file) for file in (getattr(options, "eigs", None),) if file)]
     if out.resolve() in [path.resolve() for path in read]:

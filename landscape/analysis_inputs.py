@@ -201,18 +201,23 @@ class StateDictInputs(Inputs):
     """Checkpoints that others saved: a folder, a pattern or one of their files."""
 
     @cached_property
+    def files(self) -> dict[int, Path]:
+        """They by step."""
+        return files_by_step(str(self.path))
+
+    @cached_property
     def objective(self):
         """F(θ, t), by the user's own function, which is given the files by step."""
         if self._objective is None:
             raise ValueError(f"{self.path} holds no loss: say what it is with --objective FILE.py:function")
-        return objective_of(self._objective, files_by_step(str(self.path)))
+        return objective_of(self._objective, self.files)
 
     @cached_property
     def checkpoints(self) -> xr.Dataset:
         """All of them: ``params`` (step, param)."""
         import landscape
 
-        return landscape.read_state_dicts(str(self.path), self.objective.layout)
+        return landscape.read_state_dicts(self.files, self.objective.layout)
 
     @property
     def history(self) -> xr.Dataset:

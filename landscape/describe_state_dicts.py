@@ -9,7 +9,7 @@ import torch
 
 from landscape.describe import row_text, spans
 from landscape.state_dict_files import read_tensors
-from landscape.state_dict_names import PREFIXES, files_by_step
+from landscape.state_dict_names import files_by_step, shared_prefix
 
 MOST = 60
 """Tensors that are listed."""
@@ -32,9 +32,7 @@ def describe_state_dicts(sources: Sequence[str | os.PathLike]) -> str:
     tensors = read_tensors(first)
     shapes = _shapes(tensors)
     different = [path for path in others if _shapes(read_tensors(path)) != shapes]
-    prefix, names = "", list(tensors)
-    while names and (known := next((p for p in PREFIXES if all(name.startswith(p) for name in names)), None)):
-        prefix, names = prefix + known, [name.removeprefix(known) for name in names]
+    prefix = shared_prefix(tensors)
     n_bytes = sum(os.path.getsize(path) for path in paths.values() if path.is_file())
     count = sum(tensor.numel() for tensor in tensors.values() if tensor.is_floating_point())
     lines = [

@@ -32,8 +32,7 @@ def for_values(objective, point: torch.Tensor, step: int) -> tuple:
     same = copy.copy(objective)
     same.model = _folded(copy.deepcopy(objective.model))
     same.as_inputs = lambda tensor: _channels_last(objective.as_inputs(tensor))
-    largest_batch = max(len(inputs) for inputs, _ in objective.batches)
-    images = max(1, activations * largest_batch // sizes.largest)
+    images = max(1, activations // sizes.of_a_sample)
     same.model.forward = partial(_in_pieces, same.model.forward, images)
     try:
         found = same.loss(point, step)
@@ -99,10 +98,10 @@ def _unchanged(x: torch.Tensor) -> torch.Tensor:
 
 
 class _OutputSizes:
-    """While open, the largest output of any module of `model`, in numbers, is kept in `largest`."""
+    """While open, the largest output of any module of `model`, in numbers, is kept, as is that of one sample."""
 
     def __init__(self, model: nn.Module):
-        self.model, self.largest = model, 1
+        self.model, self.largest, self.of_a_sample = model, 1, 1
 
     def __enter__(self):
         self.handles = [module.register_forward_hook(self._look) for module in self.model.modules()]
@@ -115,3 +114,4 @@ class _OutputSizes:
     def _look(self, module, inputs, output):
         if isinstance(output, torch.Tensor):
             self.largest = max(self.largest, output.numel())
+            self.of_a_sample = max(self.of_a_sample, output.numel() // max(1, len(output) if output.ndim else 1))

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from landscape.attributes import CRC, read_attrs
+from landscape.attributes import read_attrs
 from landscape.entries import stored_entries
 from landscape.file_handle import RunFormatError
 from landscape.findings import Findings, row_text, stretches
@@ -74,8 +74,7 @@ def _open(run: Run, name: str, found: Findings) -> _Table:
             if member == "step" or not isinstance(dataset, h5py.Dataset):
                 continue
             if dims_of(dataset) == (member,):  # a coordinate
-                if CRC in dataset.attrs:
-                    WholeGuard(run._handle, f"{name}/{member}").check()
+                WholeGuard(run._handle, f"{name}/{member}").check()
                 continue
             wrong = _wrong_kind(name, member, dataset)
             if wrong:

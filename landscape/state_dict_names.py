@@ -69,16 +69,14 @@ def step_in(path: Path, default: int | None = None) -> int:
     return default
 
 
-def shared_prefix(names: Iterable[str], layout: ParamLayout) -> str:
-    """What stands before every name and not in the layout."""
+def shared_prefix(names: Iterable[str], layout: ParamLayout | None = None) -> str:
+    """What wrappers put before every name, as far as the layout has it not."""
     names, prefix = list(names), ""
-    while not set(layout.names) <= set(names):
-        for known in PREFIXES:
-            if names and all(name.startswith(known) for name in names):
-                names, prefix = [name.removeprefix(known) for name in names], prefix + known
-                break
-        else:
-            return prefix
+    while names and not (layout is not None and set(layout.names) <= set(names)):
+        known = next((known for known in PREFIXES if all(name.startswith(known) for name in names)), None)
+        if known is None:
+            break
+        names, prefix = [name.removeprefix(known) for name in names], prefix + known
     return prefix
 
 
@@ -90,7 +88,12 @@ def is_folder_of_one(path: Path) -> bool:
 def is_of_state_dicts(sources: Sequence[str | os.PathLike]) -> bool:
     """Whether these paths mean checkpoints of others: several, a folder, a pattern, or a file of their kinds."""
     first = Path(sources[0])
-    return len(sources) > 1 or first.is_dir() or first.suffix in SUFFIXES or any(c in str(first) for c in "*?[")
+    return len(sources) > 1 or first.is_dir() or first.suffix in SUFFIXES or is_pattern(first)
+
+
+def is_pattern(path: Path) -> bool:
+    """Whether `path` stands for the files that it matches: it is none itself."""
+    return any(letter in str(path) for letter in "*?[") and not path.exists()
 
 
 def _paths(source) -> list[Path]:

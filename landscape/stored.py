@@ -10,7 +10,7 @@ import xarray as xr
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from landscape.attributes import CRC, ENCODING
+from landscape.attributes import ENCODING
 from landscape.entries import stored_entries
 from landscape.file_handle import LOCK, FileHandle, RunFormatError, damage_named
 from landscape.whole_guard import WholeGuard
@@ -19,7 +19,7 @@ from landscape.whole_guard import WholeGuard
 class StoredArray(BackendArray):
     """A stored variable cut to its committed rows; indexing reads just what is asked for."""
 
-    def __init__(self, handle: FileHandle, path: str, shape: tuple[int, ...], dtype: np.dtype, guard=None):
+    def __init__(self, handle: FileHandle, path: str, shape: tuple[int, ...], dtype: np.dtype, guard):
         self.handle, self.path, self.shape, self.dtype, self.guard = handle, path, shape, dtype, guard
 
     def __getitem__(self, key: indexing.ExplicitIndexer):
@@ -31,8 +31,7 @@ class StoredArray(BackendArray):
         with LOCK:
             _ = self.handle.file  # raises where it is closed
             with damage_named(self.handle.path, self.path):
-                if self.guard is not None:
-                    self.guard.check(key[0] if key else ())
+                self.guard.check(key[0] if key else ())
                 values = self.handle[self.path][key]
         return np.asarray(values).astype(self.dtype, copy=False)
 
@@ -49,12 +48,10 @@ def lazy_variable(handle: FileHandle, path: str, dims, attrs, limits, guard=None
     shape = tuple(size if n is None else n for size, n in zip(dataset.shape, limits, strict=True))
     if stored_entries(dataset) < math.prod(shape):
         raise RunFormatError(f"{handle.path}: {path} claims {shape} entries, more than the file holds")
-    if guard is None and CRC in dataset.attrs:
-        guard = WholeGuard(handle, path)
+    guard = guard or WholeGuard(handle, path)
     if dataset.dtype == "S1" and dataset.ndim and ENCODING in dataset.attrs:
         with damage_named(handle.path, path):
-            if guard is not None:
-                guard.check()
+            guard.check()
             return xr.Variable(dims[:-1], _joined_texts(dataset), attrs)
     if h5py.check_string_dtype(dataset.dtype) is not None:
         values = dataset.asstr()[()]

@@ -22,7 +22,10 @@ def checksum(values: np.ndarray) -> np.uint32:
 
 
 class WholeGuard:
-    """Raises where the variable at `path` is not what was written; it is compared once, a block at a time."""
+    """Raises where the variable at `path` is not what was written; it is compared once, a block at a time.
+
+    A variable without a checksum, as other programs write them, is taken as it is.
+    """
 
     def __init__(self, handle: FileHandle, path: str):
         self.handle, self.path, self.right = handle, path, False
@@ -35,13 +38,15 @@ class WholeGuard:
         RunFormatError
             If it differs from its checksum.
         """
-        if not self.right:
-            dataset, name = self.handle[self.path], self.path.strip("/")
+        if self.right:
+            return
+        dataset, name = self.handle[self.path], self.path.strip("/")
+        if CRC in dataset.attrs:
             if stored_entries(dataset) < math.prod(dataset.shape):
                 raise RunFormatError(f"{self.handle.path}: {name} claims more entries than the file holds")
             if _stored_checksum(dataset) != dataset.attrs[CRC]:
                 raise RunFormatError(f"{self.handle.path}: {name} is damaged: its values differ from their checksum")
-            self.right = True
+        self.right = True
 
     def __getstate__(self):  # to another process, which reads the file itself
         return self.__dict__ | {"right": False}

@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 from cmcrameri import cm
 from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
 from matplotlib.ticker import FixedLocator, NullFormatter, StrMethodFormatter
 
 from viz.axes import label_x, label_y, own_figure, sentence
@@ -41,9 +42,8 @@ def plot_accuracy(
     options = {"marker": "o", "markersize": 4, "linewidth": 0.9, "elinewidth": 0.9, "label": text}
     ax.errorbar(x, mean, error, **options | kwargs)
     ax.set_xscale("log")
-    known = sorted({*x.tolist(), *getattr(ax, "_settings", ())})
-    ax._settings = known  # every width drawn so far has its tick
-    ax.xaxis.set_major_locator(FixedLocator(known))
+    drawn = [bars.lines[0].get_xdata() for bars in ax.containers if isinstance(bars, ErrorbarContainer)]
+    ax.xaxis.set_major_locator(FixedLocator(np.unique(np.concatenate(drawn))))
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.xaxis.set_minor_locator(FixedLocator([]))
