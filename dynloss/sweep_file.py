@@ -16,6 +16,7 @@ import xarray as xr
 from dynloss.sweep_runs import RECORDED
 from landscape import load_dataset, save_dataset
 from landscape.attributes import decoded, to_json, write_attrs
+from landscape.hdf5 import written_whole
 from landscape.netcdf import add_variable, write_dataset
 from landscape.run_format import software
 
@@ -83,22 +84,17 @@ class SweepFile:
 
     def _create(self, settings: Mapping[str, Any], steps: np.ndarray) -> None:
         n_runs = self.runs.sizes["run"]
-        new = self.part.with_name(f".{self.part.name}.{os.getpid()}.new")
-        try:
-            with h5py.File(new, "w", track_order=True) as file:
-                table = self.runs.rename(loss="loss_name").assign_coords(step=steps)
-                write_dataset(file, table.assign_attrs(settings))
-                created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-                write_attrs(file, {SWEEP: self.sweep, "created": created})
-                for name in RECORDED:
-                    text = name.replace("_", " ")
-                    _reserve(file, name, {"run": n_runs, "step": len(steps)}, text)
-                    _reserve(file, f"final_{name}", {"run": n_runs}, f"{text} after the last update")
-                _reserve(file, "last_step", {"run": n_runs}, "updates made")
-                add_variable(file, "state", ("run",), self.state)
-            os.replace(new, self.part)
-        finally:
-            new.unlink(missing_ok=True)
+        with written_whole(self.part) as file:
+            table = self.runs.rename(loss="loss_name").assign_coords(step=steps)
+            write_dataset(file, table.assign_attrs(settings))
+            created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+            write_attrs(file, {SWEEP: self.sweep, "created": created})
+            for name in RECORDED:
+                text = name.replace("_", " ")
+                _reserve(file, name, {"run": n_runs, "step": len(steps)}, text)
+                _reserve(file, f"final_{name}", {"run": n_runs}, f"{text} after the last update")
+            _reserve(file, "last_step", {"run": n_runs}, "updates made")
+            add_variable(file, "state", ("run",), self.state)
 
     @property
     def pending(self) -> np.ndarray:
@@ -117,7 +113,8 @@ class SweepFile:
     def _write(self, rows: np.ndarray, values: Mapping[str, np.ndarray], states: np.ndarray) -> None:
         order = np.argsort(rows)
         rows, states = rows[order], states[order]
-        with h5py.File(self.part, "r+") as file:
+        # Without HDF5's lock, by which somebody who just reads the file would end the sweep.
+        with h5py.File(self.part, "r+", locking=False) as file:
             for name, array in values.items():
                 file[name][rows] = array[order]
             file.flush()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -52,14 +54,21 @@ def save_dataset(dataset: xr.Dataset, path: str | os.PathLike, *, overwrite: boo
         raise FileExistsError(f"{path} exists; give another path, or overwrite=True to replace it")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"the folder {path.parent} does not exist; create it first")
+    with written_whole(path, libver=("v110", "v110")) as file:
+        write_dataset(file, dataset)
+    return path
+
+
+@contextlib.contextmanager
+def written_whole(path: Path, **options) -> Iterator[h5py.File]:
+    """A new HDF5 file under a temporary name beside `path`, which takes its name once it is written and closed."""
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
-        with h5py.File(new, "w", libver=("v110", "v110"), track_order=True) as file:
-            write_dataset(file, dataset)
+        with h5py.File(new, "w", track_order=True, **options) as file:
+            yield file
         os.replace(new, path)
     finally:
         new.unlink(missing_ok=True)
-    return path
 
 
 def load_dataset(path: str | os.PathLike, *, lazy: bool = False) -> xr.Dataset:

@@ -14,7 +14,7 @@ import pytest
 
 import dynloss
 from dynloss.__main__ import main
-from dynloss.sweep_file import PENDING, SweepFile
+from dynloss.sweep_file import FAILED, PENDING, SweepFile
 from dynloss.sweep_runs import AXES, table_of
 from dynloss.sweep_task import train_runs
 from landscape import load_dataset
@@ -187,6 +187,18 @@ def test_a_run_that_diverges_is_said_to(client, tmp_path):
     assert found.status.values.tolist() == ["complete", "diverged"]
     assert found.last_step[1] < 120
     assert np.isnan(found.final_loss[1])
+
+
+def test_somebody_who_reads_the_part_does_not_end_the_sweep(tmp_path):
+    file = SweepFile(tmp_path / "s.h5", table_of({"seed": [0, 1]}), {"n_steps": 3}, np.arange(3), overwrite=False)
+    look = f"import h5py; file = h5py.File({str(file.part)!r}); print('open', flush=True); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", look], **pipes) as reader:
+        assert reader.stdout.readline() == "open\n"
+        file.fail(np.array([1]))
+        reader.communicate("\n", timeout=60)
+    with h5py.File(file.part) as looking:
+        assert looking["state"][()].tolist() == [PENDING, FAILED]
 
 
 def test_another_sweep_is_not_overwritten(tmp_path):
