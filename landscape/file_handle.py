@@ -81,12 +81,12 @@ class FileHandle:
         # As a SWMR reader: the only way into files that are being written, or whose writer was killed. Without a lock,
         # which could shut out a writer that resumes just then; with it where this process writes the file itself.
         for locking in (False, True):
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, RuntimeError):
                 self._file = _open_as_swmr_reader(self.path, locking)
                 return
         try:
             self._file = h5py.File(self.path, "r")
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
             raise RunFormatError(f"{self.path} is damaged and cannot be opened: {_first_line(error)}") from None
 
     def _others(self) -> list[FileHandle]:

@@ -81,3 +81,9 @@ def test_help_loads_neither_torch_nor_xarray():
     done = subprocess.run([sys.executable, "-m", "landscape", "inspect", "--help"], capture_output=True, text=True)
     assert done.returncode == 0
     assert "file" in done.stdout
+
+
+def test_brackets_in_the_name_of_a_run_file_are_no_pattern(run_file, capsys):
+    named = run_file.rename(run_file.with_name("run[1].h5"))
+    assert main(["inspect", str(named)]) == 0
+    assert "run[1].h5: run, complete" in capsys.readouterr().out

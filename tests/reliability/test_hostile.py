@@ -353,6 +353,15 @@ def test_a_heap_of_texts_that_never_ends_is_refused(process, path):
     assert outcome not in FAILURES, f"{outcome}: {detail}"
 
 
+@pytest.mark.parametrize("version", [0, 1, 4, 255])
+def test_another_version_of_the_superblock_is_refused(process, path, version):
+    content = bytearray(path.read_bytes())
+    content[8] = version
+    path.write_bytes(content)
+    outcome, detail = process.read(path)
+    assert outcome == "refused at open", f"{outcome}: {detail}"
+
+
 @settings(max_examples=15, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(0, 2**40), st.binary(min_size=1, max_size=40)), min_size=1, max_size=4))
 def test_bytes_anywhere_do_no_harm(comparing, sound, tmp_path, changes):
