@@ -64,13 +64,16 @@ def expand(params, inputs, targets, weights, form, losses, gradients, layers, mi
         losses[e] = _derivatives(slope, targets, weights[e], form, curvature[r])
         if len(gradients) or len(mask):
             _spread(slope, inputs, n_classes - relative, spread)
-            for h in range(0, layers.shape[2], 4):
-                for q in range(4):
-                    _hidden_unit(layers[r], h + q, inputs, True, active[q])
-                    if len(mask):
-                        for n in range(n_samples):
-                            mask[r, h + q, n] = np.int8(active[q, n])
-                _dots(active, spread, h, mixed[r])
+            if n_inputs <= 3 and len(spread) >= 6 and not len(mask):
+                _dots_of_few_inputs(layers[r], inputs, spread, mixed[r])
+            else:
+                for h in range(0, layers.shape[2], 4):
+                    for q in range(4):
+                        _hidden_unit(layers[r], h + q, inputs, True, active[q])
+                        if len(mask):
+                            for n in range(n_samples):
+                                mask[r, h + q, n] = np.int8(active[q, n])
+                    _dots(active, spread, h, mixed[r])
         if len(gradients):
             _join(layers[r], mixed[r], nothing, mixed[r], slope, n_inputs, relative, gradients[e])
         if len(mask):
@@ -177,6 +180,10 @@ def _forward(flat, inputs, n_classes, relative, layers, active, out):
         bias = _output_bias(flat, c, n_classes, relative)
         for n in range(n_samples):
             out[c, n] = bias
+    if n_inputs <= 3:
+        for c in range(0, n_outputs, 2):
+            _add_outputs_of_few_inputs(layers, inputs, c, n_outputs, out)
+        return
     for h in range(0, layers.shape[1], 4):
         for q in range(4):
             _hidden_unit(layers, h + q, inputs, False, active[q])
@@ -185,6 +192,83 @@ def _forward(flat, inputs, n_classes, relative, layers, active, out):
             u0, u1, u2, u3 = layers[row, h], layers[row, h + 1], layers[row, h + 2], layers[row, h + 3]
             for n in range(n_samples):
                 out[c, n] += u0 * active[0, n] + u1 * active[1, n] + u2 * active[2, n] + u3 * active[3, n]
+
+
+@inner
+def _four(layers, row, h):
+    return layers[row, h], layers[row, h + 1], layers[row, h + 2], layers[row, h + 3]
+
+
+@inner
+def _relu(before, zero):
+    return zero if before <= zero else before  # NaN stays NaN
+
+
+@inner
+def _add_outputs_of_few_inputs(layers, inputs, c, n_outputs, out):
+    """Add to outputs c and c + 1, if there are as many, with hidden units in registers; for one or two inputs.
+
+    `out` is all that the loop over samples writes: with more, the compiler would have to see that too many arrays do
+    not overlap, and would not vectorise it.
+    """
+    n_inputs, n_samples = inputs.shape
+    zero, row = out.dtype.type(0), n_inputs + c
+    for h in range(0, layers.shape[1], 4):
+        w0, w1, w2, w3 = _four(layers, 0, h)
+        v0, v1, v2, v3 = _four(layers, 1, h)
+        b0, b1, b2, b3 = _four(layers, 2, h) if n_inputs == 3 else (zero, zero, zero, zero)  # for one input, it is v
+        u0, u1, u2, u3 = _four(layers, row, h)
+        if c + 1 == n_outputs:
+            for n in range(n_samples):
+                x0, x1 = inputs[0, n], inputs[1, n]
+                a0, a1 = _relu(b0 + w0 * x0 + v0 * x1, zero), _relu(b1 + w1 * x0 + v1 * x1, zero)
+                a2, a3 = _relu(b2 + w2 * x0 + v2 * x1, zero), _relu(b3 + w3 * x0 + v3 * x1, zero)
+                out[c, n] += u0 * a0 + u1 * a1 + u2 * a2 + u3 * a3
+        else:
+            t0, t1, t2, t3 = _four(layers, row + 1, h)
+            for n in range(n_samples):
+                x0, x1 = inputs[0, n], inputs[1, n]
+                a0, a1 = _relu(b0 + w0 * x0 + v0 * x1, zero), _relu(b1 + w1 * x0 + v1 * x1, zero)
+                a2, a3 = _relu(b2 + w2 * x0 + v2 * x1, zero), _relu(b3 + w3 * x0 + v3 * x1, zero)
+                out[c, n] += u0 * a0 + u1 * a1 + u2 * a2 + u3 * a3
+                out[c + 1, n] += t0 * a0 + t1 * a1 + t2 * a2 + t3 * a3
+
+
+@inner
+def _dots_of_few_inputs(layers, inputs, columns, out):
+    """out[j, h] = Σ_n M_nh columns[j, n], with the mask in registers, two units and six j at a time; one or two inputs.
+
+    The last three j of an odd number of threes are computed with the three before them once more.
+    """
+    n_inputs, n_samples = inputs.shape
+    zero = columns.dtype.type(0)
+    for h in range(0, layers.shape[1], 2):
+        w0, w1, v0, v1 = layers[0, h], layers[0, h + 1], layers[1, h], layers[1, h + 1]
+        b0, b1 = (layers[2, h], layers[2, h + 1]) if n_inputs == 3 else (zero, zero)
+        for first in range(0, len(columns), 6):
+            j = min(first, len(columns) - 6)
+            s00 = s01 = s02 = s03 = s04 = s05 = s10 = s11 = s12 = s13 = s14 = s15 = zero
+            for n in range(n_samples):
+                x0, x1 = inputs[0, n], inputs[1, n]
+                on0, on1 = b0 + w0 * x0 + v0 * x1 > zero, b1 + w1 * x0 + v1 * x1 > zero
+                y0, y1, y2 = columns[j, n], columns[j + 1, n], columns[j + 2, n]
+                y3, y4, y5 = columns[j + 3, n], columns[j + 4, n], columns[j + 5, n]
+                s00 += y0 if on0 else zero
+                s01 += y1 if on0 else zero
+                s02 += y2 if on0 else zero
+                s03 += y3 if on0 else zero
+                s04 += y4 if on0 else zero
+                s05 += y5 if on0 else zero
+                s10 += y0 if on1 else zero
+                s11 += y1 if on1 else zero
+                s12 += y2 if on1 else zero
+                s13 += y3 if on1 else zero
+                s14 += y4 if on1 else zero
+                s15 += y5 if on1 else zero
+            out[j, h], out[j + 1, h], out[j + 2, h] = s00, s01, s02
+            out[j + 3, h], out[j + 4, h], out[j + 5, h] = s03, s04, s05
+            out[j, h + 1], out[j + 1, h + 1], out[j + 2, h + 1] = s10, s11, s12
+            out[j + 3, h + 1], out[j + 4, h + 1], out[j + 5, h + 1] = s13, s14, s15
 
 
 @inner
@@ -220,7 +304,8 @@ def _derivatives(slope, targets, weights, form, curvature):
         for n in range(padded):
             total[n] += curvature[1, c, n]
     for n in range(len(targets)):
-        loss += weight[n] * (np.log(total[n]) + highest[n] - slope[targets[n], n])
+        loss += weight[n] * (highest[n] - slope[targets[n], n])
+    loss += share * _weighted_logs(total, targets, weights)
     for n in range(padded):
         total[n] = one / total[n]
     for c in range(n_classes - 1):
@@ -231,6 +316,25 @@ def _derivatives(slope, targets, weights, form, curvature):
     for n in range(len(targets)):
         slope[targets[n], n] -= weight[n]
     return loss
+
+
+@inner
+def _weighted_logs(total, targets, weights):
+    """Σ_n weights[y_n] log total_n, for 1 ≤ total ≤ class: one logarithm for as many factors as do not overflow.
+
+    Four products a class, so that a factor does not wait for the one before it.
+    """
+    n_classes = len(weights)
+    product, summed = np.ones((4, n_classes)), 0.0
+    at_once = 4 * max(1, int(700 / np.log(n_classes)))
+    for first in range(0, len(targets), at_once):
+        for n in range(first, min(first + at_once, len(targets))):
+            product[n % 4, targets[n]] *= total[n]
+        for q in range(4):
+            for c in range(n_classes):
+                summed += weights[c] * np.log(product[q, c])
+                product[q, c] = 1.0
+    return summed
 
 
 @exactly

@@ -18,8 +18,8 @@ from dynloss.losses import CrossEntropy, one_hot
 from landscape import Objective
 from landscape.objective import as_steps
 
-ACTIVATION_BYTES = 3 * 2**20
-"""Hidden activations that fit into a processor's cache, with what is computed from them."""
+ACTIVATION_BYTES = 8 * 2**20
+"""Hidden activations that are worked on at once: enough to be worth the calls, few enough to stay in a cache."""
 
 
 class NetworkObjective(Objective):
@@ -167,19 +167,23 @@ class NetworkObjective(Objective):
         """What gradients and Hessian products at `params`, (E, n) or (n,), share."""
         params = params.detach().reshape(-1, self.n_params)
         hidden, output, bias = self._split(params)
-        before = hidden @ self._inputs
-        mask = (before > 0).to(before)
-        outputs = torch.baddbmm(bias[..., None], output, before * mask)
+        active = (hidden @ self._inputs).relu_()
+        outputs = torch.baddbmm(bias[..., None], output, active)
+        mask = active.gt_(0)  # in place: each pass over an array of this size counts
         class_weights = self.class_weights(as_steps(step, len(params))) / self._one_hot.shape[1]
-        if isinstance(self.loss_fn, CrossEntropy):
+        relative = isinstance(self.loss_fn, CrossEntropy)
+        if relative:
             weights = (class_weights @ self._one_hot)[:, None]
             losses, slope, bend = _cross_entropy(outputs, self._one_hot, weights)
         else:
             by_sample = self.loss_fn.weighting == "sample"
             weights = (class_weights @ self._one_hot)[:, None] if by_sample else class_weights[..., None]
             losses, slope, bend = _squared_error(outputs, self._one_hot, weights)
-        mixed = (slope[:, :, None] * self._inputs).flatten(1, 2) @ mask.mT
-        mixed = mixed.unflatten(1, (slope.shape[1], -1))
+        free = slope[:, :-1] if relative else slope
+        mixed = (free[:, :, None] * self._inputs).flatten(1, 2) @ mask.mT
+        mixed = mixed.unflatten(1, (free.shape[1], -1))
+        if relative:  # softmax does not change when all outputs grow alike: the slopes of a sample sum to zero
+            mixed = torch.cat([mixed, -mixed.sum(1, keepdim=True)], 1)
         return _State(hidden.mT.contiguous(), output, mask, losses, slope, bend, mixed)
 
 
