@@ -11,7 +11,7 @@ import xarray as xr
 from tqdm import tqdm
 
 from landscape.bifurcation import LONGEST_PERIOD, orbit_periods
-from landscape.checkpoints import rows
+from landscape.checkpoints import matched
 from landscape.hessian import top_eigenpairs
 from landscape.stability import descent_settings, stability_threshold
 
@@ -106,8 +106,9 @@ def attractor_diagram(
         )
     if not 0 < rtol < 1 or not resolution >= 0:
         raise ValueError(f"rtol must lie between 0 and 1, resolution be at least 0, got {rtol}, {resolution}")
+    objective, row = matched(objective, checkpoint)
     control = _control(objective, checkpoint, steps, learning_rates, class_weights, learning_rate)
-    start = objective.as_params(rows(checkpoint, objective).params.values[0])
+    start = objective.as_params(row.params.values[0])
     direction, direction_step = _direction(objective, checkpoint, eigs, tol)
     size = int(np.clip(CHUNK_BYTES // (4 * start.numel() * start.element_size()), 1, CHUNK_ROWS))
     parts = []

@@ -36,6 +36,26 @@ def rows(checkpoints: xr.Dataset, objective) -> xr.Dataset:
     return checkpoints.transpose("step", "param", ...)
 
 
+def matched(objective, checkpoints: xr.Dataset) -> tuple:
+    """`objective` as these checkpoints need it, and them as `rows` gives them, with what was decided in their attrs.
+
+    Where they hold ``buffers`` (step, buffer), such as the running statistics of batch norms, each row is evaluated
+    with its own. The attr ``batch_norm`` of every result says which statistics were used.
+
+    Raises
+    ------
+    ValueError
+        As `rows`; or if the buffers are not those of the objective's model.
+    """
+    checkpoints = rows(checkpoints, objective)
+    if "buffers" in checkpoints:
+        from landscape.buffers import with_buffers
+
+        objective = with_buffers(objective, checkpoints)
+    policy = objective.batch_norm
+    return objective, checkpoints.assign_attrs(batch_norm=policy) if policy else checkpoints
+
+
 def refuse_repeated_steps(dataset: xr.Dataset | xr.DataArray, name: str) -> None:
     """Raise ValueError if the rows of `dataset` cannot be told apart by their step; their order is free."""
     steps, counts = np.unique(dataset.step.values, return_counts=True)

@@ -20,7 +20,7 @@ def main(argv: Sequence[str]) -> int:
         "--objective",
         metavar="FILE.py:FUNCTION",
         help="function of the files by step that returns a landscape.Objective, whose parameters are written; default: "
-        "all floating-point tensors but statistics of batch norms",
+        "all floating-point tensors; statistics of batch norms are written as buffers",
     )
     parser.add_argument("--weights", default="raw", help="raw or ema, where files hold averaged weights too (raw)")
     parser.add_argument("--optimizer", help="gd, sgd, momentum, rmsprop or adam: kept in the attrs")
@@ -87,9 +87,11 @@ def convert(
     checkpoints = read_state_dicts(paths, layout, weights=weights)
     dtype = str(checkpoints.params.dtype)
     config = {"files": {str(step): str(path) for step, path in paths.items()}, "weights": weights}
-    with RunWriter(
-        out, layout, history=[], attrs=attrs, config=config, dtype=dtype, overwrite=overwrite, block_rows=1
-    ) as writer:
+    buffers = checkpoints.attrs.get("buffer_layout")
+    layouts = {"layout": layout, "buffers": ParamLayout.from_json(buffers) if buffers else None}
+    options = {"attrs": attrs, "config": config, "dtype": dtype, "overwrite": overwrite, "block_rows": 1}
+    with RunWriter(out, **layouts, history=[], **options) as writer:
         for row, step in enumerate(tqdm(list(paths), desc="converting", unit="checkpoint", delay=1, disable=None)):
-            writer.append(step, checkpoints.params[row].values)
+            held = checkpoints.buffers[row].values if buffers else None
+            writer.append(step, checkpoints.params[row].values, buffers=held)
     return len(paths)

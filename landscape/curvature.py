@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from landscape.checkpoints import batches, rows
+from landscape.checkpoints import batches, matched
 
 BATCH_BYTES = 2**21
 """A batch of checkpoints works on so much memory at a time: about what stays in a core's cache."""
@@ -45,7 +45,7 @@ class Curvature:
     """
 
     def __init__(self, objective, checkpoints: xr.Dataset, matrix="hessian", parameters=None, preconditioned=False):
-        self.objective, self.checkpoints = objective, rows(checkpoints, objective)
+        self.objective, self.checkpoints = objective, checkpoints = matched(objective, checkpoints)
         if matrix not in ("hessian", "gauss_newton"):
             raise ValueError(f'matrix must be "hessian" or "gauss_newton", got {matrix!r}')
         self._linearize = objective.linearize if matrix == "hessian" else objective.gauss_newton

@@ -86,7 +86,7 @@ def describe_run(run: Run) -> str:
         row_text("software", versions),
     ]
     checkpoints, history, eigenpairs = run.checkpoints, run.history, run.eigenpairs
-    trained = {name: value for name, value in checkpoints.attrs.items() if name != "layout"}
+    trained = {name: value for name, value in checkpoints.attrs.items() if not name.endswith("layout")}
     lines.append(
         row_text("trained", ", ".join(f"{name} {value}" for name, value in trained.items()) or "nothing is said")
     )
@@ -103,6 +103,8 @@ def describe_run(run: Run) -> str:
     if len(tensors) > 40:
         lines.append(row_text("", f"  … and {len(tensors) - 40} more tensors"))
 
+    if "buffers" in checkpoints:
+        lines.append(row_text("buffers", f"{checkpoints.sizes['buffer']} numbers, such as statistics of batch norms"))
     lines.append(row_text("history", spans(history["step"].values)))
     lines += [row_text("", line) for line in _variables(history)]
     lines.append(row_text("checkpoints", f"{spans(checkpoints['step'].values)}; {params.dtype}"))

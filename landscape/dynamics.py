@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 from tqdm import tqdm
 
-from landscape.checkpoints import rows
+from landscape.checkpoints import matched, rows
 from landscape.stability import descent_settings
 
 
@@ -59,7 +59,8 @@ def replay(
     if n_steps < 1:
         raise ValueError(f"n_steps must be at least 1, got {n_steps}")
     rate = descent_settings(checkpoint.attrs, learning_rate, "replay")["learning_rate"]
-    start, first = objective.as_params(rows(checkpoint, objective).params.values[0]), int(checkpoint.step)
+    objective, row = matched(objective, checkpoint)
+    start, first = objective.as_params(row.params.values[0]), int(checkpoint.step)
     states = np.empty((n_steps + 1, objective.n_params), dtype=start.cpu().numpy().dtype)
     states[0] = start.cpu().numpy()
     params, done = start, n_steps

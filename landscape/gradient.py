@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from landscape.checkpoints import batches, refuse_repeated_steps, rows
+from landscape.checkpoints import batches, matched, refuse_repeated_steps, rows
 
 VECTORS = ("gradient", "update", "displacement")
 
@@ -60,7 +60,8 @@ def gradient_decomposition(
         raise ValueError(f"vector must be one of {', '.join(VECTORS)}, got {vector!r}")
     if reference is not None and vector != "displacement":
         raise ValueError(f'reference is for vector="displacement", got vector={vector!r}')
-    chosen = _vectors(objective, rows(checkpoints, objective), vector, reference)
+    objective, checkpoints = matched(objective, checkpoints)
+    chosen = _vectors(objective, checkpoints, vector, reference)
     checkpoints, eigs = shared_steps(checkpoints, eigs, objective)
     components, totals, bulks = [], [], []
     done = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from landscape.checkpoints import batches, rows
+from landscape.checkpoints import batches, matched
 
 
 def loss_change(objective, checkpoints: xr.Dataset) -> xr.Dataset:
@@ -34,7 +34,7 @@ def loss_change(objective, checkpoints: xr.Dataset) -> xr.Dataset:
     ValueError
         If these are no checkpoints of the objective's model.
     """
-    checkpoints = rows(checkpoints, objective)
+    objective, checkpoints = matched(objective, checkpoints)
     steps = checkpoints.step.values
     follows = np.concatenate([[False], np.diff(steps) == 1])
     own, earlier, done = [], [], 0

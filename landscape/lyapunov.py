@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 from tqdm import tqdm
 
-from landscape.checkpoints import rows
+from landscape.checkpoints import matched
 from landscape.stability import descent_settings
 
 BLOCK = 256
@@ -67,7 +67,7 @@ def lyapunov_exponents(
     >>> lyapunov_exponents(objective, replay(objective, start, 20), k=1).finite_time_exponent.values
     array([-0.69314718])
     """
-    dense = rows(dense, objective)
+    objective, dense = matched(objective, dense)
     rate = descent_settings(dense.attrs, learning_rate, "lyapunov_exponents")["learning_rate"]
     steps, n = dense.step.values, objective.n_params
     gaps = steps[1:][np.diff(steps) != 1]

@@ -100,6 +100,14 @@ def _differs_in_training(module: nn.Module) -> bool:
     return isinstance(module, (nn.RReLU, parametrizations._SpectralNorm))
 
 
+def batch_norm_statistics(model: nn.Module) -> str:
+    """Where the batch norms of `model` have their means and variances from, in words; empty where it has none."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if any(norm.running_mean is None for norm in norms):
+        return "statistics of the batch"
+    return "running statistics of the model" if norms else ""
+
+
 def refuse_batch_statistics(model: nn.Module, batches: Iterable) -> None:
     """Raise ValueError if a batch norm would take its statistics from each of several batches."""
     for name, module in model.named_modules():

@@ -12,6 +12,7 @@ from torch.func import functional_call, vmap
 
 from landscape.evaluation import for_values
 from landscape.model_copy import (
+    batch_norm_statistics,
     is_recurrent,
     parameter_places,
     private_copy,
@@ -102,6 +103,7 @@ class Objective:
         refuse_batch_statistics(model, self.batches)
         self.check = check
         self._places = parameter_places(model)
+        self._buffers: dict[str, torch.Tensor] = {}  # in place of the model's own
         self._recurrent = is_recurrent(model)
         self._for_values = None  # batches, and what `for_values` answered for them
         self.vmaps = True  # whether vmap takes the model; rows are evaluated one by one where it does not
@@ -142,6 +144,16 @@ class Objective:
         other.batches = self._batches_of(inputs, targets, None)
         return other
 
+    def holding(self, buffers: dict[str, torch.Tensor]) -> Objective:
+        """The same loss with other buffers, by name, in place of the model's; shares the model with this one."""
+        other = copy.copy(self)
+        other._buffers, other._for_values = buffers, None
+        return other
+
+    def at(self, step: int) -> Objective:
+        """The objective with the buffers of `step`: this one, unless they were saved with checkpoints."""
+        return self
+
     def reweighted(self, class_weights) -> Objective:
         """The same class losses under given weights: at step s, Γ is row s of `class_weights` (row, class).
 
@@ -156,6 +168,11 @@ class Objective:
     def n_params(self) -> int:
         """Length n of θ."""
         return self.layout.n_params
+
+    @property
+    def batch_norm(self) -> str:
+        """Which statistics the batch norms of the model use; empty where it has none."""
+        return batch_norm_statistics(self.model)
 
     @property
     def has_terms(self) -> bool:
@@ -199,7 +216,7 @@ class Objective:
     def _forward(self, params, inputs):
         with twice_differentiable(self._recurrent):
             values = self.layout.unflatten(params)
-            placed = {place: values[name] for place, name in self._places.items()}
+            placed = {place: values[name] for place, name in self._places.items()} | self._buffers
             outputs = functional_call(self.model, placed, (inputs,), tie_weights=False)
         if not isinstance(outputs, torch.Tensor):
             kind = type(outputs).__name__

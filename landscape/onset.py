@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from landscape.checkpoints import rows
+from landscape.checkpoints import matched
 from landscape.curvature import Curvature
 from landscape.dynamics import replay
 from landscape.floquet import fixed_point_multiplier, orbit_multiplier
@@ -74,7 +74,7 @@ def onset_curvature(
     """
     if period < 1:
         raise ValueError(f"period must be at least 1, got {period}")
-    checkpoints = rows(checkpoints, objective)
+    objective, checkpoints = matched(objective, checkpoints)
     attrs = _attrs(checkpoints, learning_rate)
     checkpoints = checkpoints.assign_attrs(attrs)
     values: dict[str, list[float]] = {name: [] for name in LABELS}

@@ -63,6 +63,16 @@ class ParamLayout:
         names, shapes = zip(*trainable, strict=True)
         return cls(names, shapes)
 
+    @classmethod
+    def of_buffers(cls, model: torch.nn.Module) -> ParamLayout:
+        """Layout of the buffers of `model` that are saved in its state dict and hold floating-point numbers.
+
+        Those are the running statistics of batch norms, for most models; there may be none.
+        """
+        saved = model.state_dict()
+        held = [(n, tuple(b.shape)) for n, b in model.named_buffers() if n in saved and b.is_floating_point()]
+        return cls(tuple(name for name, _ in held), tuple(shape for _, shape in held))
+
     @cached_property
     def sizes(self) -> tuple[int, ...]:
         """Number of entries of each tensor."""
@@ -94,11 +104,11 @@ class ParamLayout:
         for name, shape, tensor in zip(self.names, self.shapes, tensors, strict=True):
             if tensor.shape != shape:
                 raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
-        return torch.cat([tensor.reshape(-1) for tensor in tensors])
+        return torch.cat([tensor.reshape(-1) for tensor in tensors]) if tensors else torch.empty(0)
 
     def flatten_model(self, model: torch.nn.Module) -> torch.Tensor:
-        """A detached copy of the parameters of `model` as a flat vector (n,)."""
-        return self.flatten({name: p.detach() for name, p in model.named_parameters()})
+        """A detached copy of the parameters of `model`, or of its buffers in such a layout, as a flat vector (n,)."""
+        return self.flatten({name: p.detach() for name, p in (*model.named_parameters(), *model.named_buffers())})
 
     def unflatten(self, params: torch.Tensor) -> dict[str, torch.Tensor]:
         """Views of `params` (…, n) by name, each of shape ``(…, *shape)``; they carry its gradients."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from landscape.checkpoints import batches, rows
+from landscape.checkpoints import batches, matched
 
 
 def project(objective, checkpoints: xr.Dataset, plane: xr.Dataset) -> xr.Dataset:
@@ -27,7 +27,7 @@ def project(objective, checkpoints: xr.Dataset, plane: xr.Dataset) -> xr.Dataset
         plane; ``loss``: F(θ_t, t) of the state itself; ``plane_loss``: the plane's loss at (alpha, beta), interpolated
         linearly, NaN outside the grid; all (step).
     """
-    checkpoints = rows(checkpoints, objective)
+    objective, checkpoints = matched(objective, checkpoints)
     plane = plane.transpose("axis", "alpha", "beta", "param", ..., missing_dims="ignore")
     center, axes = objective.as_params(plane.center.values), objective.as_params(plane.direction.values)
     coordinates, distances, losses = [], [], []

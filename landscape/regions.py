@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from landscape.checkpoints import batches, rows
+from landscape.checkpoints import batches, matched
 
 
 def decision_regions(
@@ -39,7 +39,7 @@ def decision_regions(
         If the samples are not points of a plane, the outputs are no classes, or the grid is empty.
     """
     single = "step" not in checkpoints.dims
-    checkpoints = rows(checkpoints, objective)
+    objective, checkpoints = matched(objective, checkpoints)
     samples = next(iter(objective.batches))[0]
     if samples.ndim != 2 or samples.shape[1] != 2:
         raise ValueError(f"regions are drawn for classifiers of two inputs, got inputs {tuple(samples.shape)}")
@@ -50,9 +50,9 @@ def decision_regions(
     side = np.linspace(-half_width, half_width, n_points)
     points = objective.as_inputs(torch.from_numpy(np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)))
     predicted, margin = [], []
-    for _, params in batches(checkpoints, objective, 1, "regions"):
+    for step, params in batches(checkpoints, objective, 1, "regions"):
         with torch.no_grad():
-            outputs = objective.outputs(params[0], points)
+            outputs = objective.at(step[0]).outputs(params[0], points)
         if outputs.ndim != 2 or outputs.shape[1] < 2:
             raise ValueError(f"the model must answer with (P, class), got {tuple(outputs.shape)}")
         best = outputs.topk(2, dim=1)

@@ -33,6 +33,7 @@ def open_to_resume(
     dtype: np.dtype,
     state: Mapping[str, np.ndarray],
     optimizer_state: Sequence[str],
+    buffers: ParamLayout | None,
 ) -> h5py.File:
     """The run file `path`, open for appending; the caller holds its lock.
 
@@ -50,7 +51,7 @@ def open_to_resume(
     with Run(path) as run:
         if run.status in ("complete", "diverged"):
             raise ValueError(f"{path} is {run.status}; there is nothing to resume. overwrite=True would replace it")
-        differences = _differences(run, layout, history, attrs, n_modes, dtype, state, optimizer_state)
+        differences = _differences(run, layout, history, attrs, n_modes, dtype, state, optimizer_state, buffers)
     if differences:
         raise ValueError(f"{path} holds another run, and cannot be resumed as this one: {'; '.join(differences)}")
     file = _open_after_its_writer(path)
@@ -117,7 +118,7 @@ def _open_as_swmr_writer(path: Path) -> h5py.File:
     return h5py.File(h5py.h5f.open(os.fsencode(path), flags, fapl=access))
 
 
-def _differences(run, layout, history, attrs, n_modes, dtype, state, optimizer_state) -> list[str]:
+def _differences(run, layout, history, attrs, n_modes, dtype, state, optimizer_state, buffers) -> list[str]:
     """What the run in the file is, against what it should be; empty where they agree."""
     checkpoints, stored = run.checkpoints, run._handle
     found = []
@@ -133,11 +134,12 @@ def _differences(run, layout, history, attrs, n_modes, dtype, state, optimizer_s
         {name: {dim: size for dim, size in dims.items() if dim != "step"} for name, dims in sizes.items()},
         {name: dict(dims) for name, dims in history.items()},
     )
-    compare("optimizer state", sorted(set(checkpoints.data_vars) - {"params"}), sorted(optimizer_state))
+    compare("optimizer state", sorted(set(checkpoints.data_vars) - {"params", "buffers"}), sorted(optimizer_state))
+    compare("buffers", checkpoints.attrs.get("buffer_layout"), None if buffers is None else buffers.to_json())
     compare("dtype", checkpoints["params"].dtype, dtype)
     pairs = "eigenpairs" in stored
     compare("number of modes", stored["eigenpairs/mode"].shape[0] if pairs else 0, n_modes)
-    theirs = {name: value for name, value in checkpoints.attrs.items() if name != "layout"}
+    theirs = {name: value for name, value in checkpoints.attrs.items() if not name.endswith("layout")}
     for name in [*attrs, *(theirs.keys() - attrs.keys())]:
         compare(f"attribute {name}", to_json(theirs.get(name)), to_json(attrs.get(name)))
     compare("state", run._state_shapes(), {name: (array.dtype.name, array.shape) for name, array in state.items()})

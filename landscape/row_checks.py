@@ -106,7 +106,7 @@ def _wrong_kind(name: str, member: str, dataset: h5py.Dataset) -> str:
     if member in (CHECKSUM, STEP_CHECK):
         expected, types = ("step",), ["u8" if member == CHECKSUM else "i8"]
     elif name == "checkpoints":
-        expected, types = ("step", "param"), ["f8", "f4"]
+        expected, types = ("step", "buffer" if member == "buffers" else "param"), ["f8", "f4"]
     elif name == "eigenpairs" and member in EIGENPAIR_VARIABLES:
         inner, kind, _ = EIGENPAIR_VARIABLES[member]
         expected, types = ("step", *inner), [kind] if kind else ["f8", "f4"]

@@ -40,8 +40,8 @@ def put_history(table: Table, values: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} must hold numbers of shape {shape}: {error}") from None
 
 
-def put_checkpoint(table: Table, vectors: Mapping[str, Any]) -> None:
-    """Put θ and the vectors of the optimiser into the buffers of the checkpoints; the row is not counted yet.
+def put_checkpoint(table: Table, params: Any, optimizer_state: Mapping[str, Any] | None, model_buffers: Any) -> None:
+    """Put θ, the vectors of the optimiser and the buffers of the model into a row; it is not counted yet.
 
     Raises
     ------
@@ -49,9 +49,18 @@ def put_checkpoint(table: Table, vectors: Mapping[str, Any]) -> None:
         If a vector is missing, unknown or of another length.
     """
     row, buffers = table.n_buffered, table.buffers
+    vectors = {"params": params, **(optimizer_state or {})}
+    if (model_buffers is not None) != ("buffers" in buffers):
+        raise ValueError(
+            f"append must give {'' if model_buffers is None else 'no '}buffers, as RunWriter was told to save "
+            f"{'them' if model_buffers is None else 'none'}"
+        )
+    if model_buffers is not None:
+        vectors["buffers"] = model_buffers
     if vectors.keys() != buffers.keys():
-        declared = ", ".join(sorted(buffers.keys() - {"params"})) or "nothing"
-        raise ValueError(f"optimizer_state must give {declared}, as the writer declared; got {sorted(vectors)}")
+        declared = ", ".join(sorted(buffers.keys() - {"params", "buffers"})) or "nothing"
+        given = sorted(vectors.keys() - {"params", "buffers"})
+        raise ValueError(f"optimizer_state must give {declared}, as the writer declared; got {given}")
     for name, vector in vectors.items():
         array, buffer = to_array(vector), buffers[name]
         if array.shape != buffer.shape[1:]:

@@ -95,6 +95,7 @@ def create_run(
     block_rows: int,
     state: Mapping[str, np.ndarray],
     optimizer_state: Sequence[str],
+    buffers: ParamLayout | None,
 ) -> None:
     """Create everything that the empty `file` will ever hold but rows: under SWMR nothing can be created any more."""
     write_root(file, config, producer)
@@ -105,7 +106,7 @@ def create_run(
 
     sizes = {dim: size for dims in history.values() for dim, size in dims.items()}
     for what, names, dims in (("history", history, sizes), ("optimizer_state", optimizer_state, ["param"])):
-        reserved = sorted({"step", "params", CHECKSUM, STEP_CHECK, *dims}.intersection(names))
+        reserved = sorted({"step", "params", "buffers", CHECKSUM, STEP_CHECK, *dims}.intersection(names))
         if reserved:
             raise ValueError(f"names of the {what} must not be those of dims or of the file itself, got {reserved}")
     scalars = {
@@ -114,15 +115,20 @@ def create_run(
     }
     params = {"params": (("param",), dtype, {"long_name": "parameters θ"})}
     params |= {name: (("param",), dtype, {"long_name": name.replace("_", " ")}) for name in optimizer_state}
+    sizes_of_rows = {"param": n}
+    if buffers is not None:
+        params["buffers"] = (("buffer",), dtype, {"long_name": "buffers of the model"})
+        sizes_of_rows["buffer"] = buffers.n_params
     pairs = {
         name: (dims, kind or dtype, {"long_name": text}) for name, (dims, kind, text) in EIGENPAIR_VARIABLES.items()
     }
-    tables = {"history": (scalars, sizes), "checkpoints": (params, {"param": n})}
+    tables = {"history": (scalars, sizes), "checkpoints": (params, sizes_of_rows)}
     if n_modes:
         tables["eigenpairs"] = (pairs, {"mode": n_modes, "param": n})
     for name, (variables, sizes) in tables.items():
         group = file.create_group(name, track_order=True)
-        write_attrs(group, {**attrs, "layout": layout.to_json()} if name == "checkpoints" else attrs)
+        layouts = {"layout": layout.to_json()} | ({} if buffers is None else {"buffer_layout": buffers.to_json()})
+        write_attrs(group, {**attrs, **layouts} if name == "checkpoints" else attrs)
         create_table(group, variables, sizes, block_rows)
     if state:
         create_state(file.create_group("state", track_order=True), state, n)

@@ -151,7 +151,7 @@ def create_table(group: h5py.Group, variables: Mapping[str, tuple], sizes: Mappi
     create = {"shape": (0,), "maxshape": (None,), "chunks": (rows,)}
     add_variable(group, "step", ("step",), attrs=STEP_ATTRS, dtype="i8", fillvalue=NO_STEP, **create)
     for dim, size in sizes.items():
-        if dim == "param":
+        if dim in ("param", "buffer"):
             add_dimension(group, dim, size)
         else:
             write_variable(group, dim, (dim,), np.arange(size), {"long_name": dim})

@@ -69,6 +69,9 @@ class RunWriter:
         Arrays of the shapes and types of what `save_state` will save, by name.
     optimizer_state : sequence of str
         Names of vectors (n,) of the optimiser that are saved with each checkpoint, such as second_moment.
+    buffers : ParamLayout, optional
+        Of what the model holds besides θ and is saved with each checkpoint, such as the running statistics of batch
+        norms: ``ParamLayout.of_buffers(model)``.
 
     Attributes
     ----------
@@ -124,6 +127,7 @@ class RunWriter:
         resume: bool = False,
         state: Mapping[str, Any] | None = None,
         optimizer_state: Sequence[str] = (),
+        buffers: ParamLayout | None = None,
     ):
         self.path = Path(path)
         self.layout = layout
@@ -141,6 +145,7 @@ class RunWriter:
             "dtype": np.dtype(dtype),
             "state": {name: run_format.to_array(example) for name, example in (state or {}).items()},
             "optimizer_state": tuple(optimizer_state),
+            "buffers": buffers if buffers is not None and buffers.names else None,
         }
         self._block_seconds = block_seconds
         self._oldest = 0.0
@@ -168,7 +173,13 @@ class RunWriter:
             raise
 
     def append(
-        self, step: int, params: Any = None, *, optimizer_state: Mapping[str, Any] | None = None, **history: Any
+        self,
+        step: int,
+        params: Any = None,
+        *,
+        optimizer_state: Mapping[str, Any] | None = None,
+        buffers: Any = None,
+        **history: Any,
     ) -> None:
         """Record one row of the history, and θ where it is given.
 
@@ -180,6 +191,8 @@ class RunWriter:
             θ at this step: one row of the checkpoints.
         optimizer_state : mapping of str to tensor or array, shape (n,), optional
             With θ, the vectors of the optimiser that the writer declared.
+        buffers : tensor or array, shape (b,), optional
+            With θ, the buffers of the model, if the writer declared any: ``layout_of_buffers.flatten_model(model)``.
         **history : float or array-like
             Values of all variables of the history at this step; NaN and inf are kept as they are. None at all: only
             θ is recorded.
@@ -196,7 +209,7 @@ class RunWriter:
         if history:
             put_history(rows, history)
         if params is not None:
-            put_checkpoint(saved, {"params": params, **optimizer_state} if optimizer_state else {"params": params})
+            put_checkpoint(saved, params, optimizer_state, buffers)
         if history:
             full = rows.push(step)
         if params is not None:

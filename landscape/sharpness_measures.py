@@ -9,7 +9,7 @@ import torch
 import xarray as xr
 from scipy.optimize import minimize
 
-from landscape.checkpoints import batches, rows
+from landscape.checkpoints import batches, matched
 from landscape.hessian import top_eigenpairs
 from landscape.objective import POINTS_PER_BATCH
 from landscape.spectrum import hessian_trace
@@ -90,7 +90,7 @@ def sharpness(
     if n_samples < 2:
         raise ValueError(f"n_samples must be at least 2, got {n_samples}")
     single = "step" not in checkpoints.dims
-    checkpoints = rows(checkpoints, objective)
+    objective, checkpoints = matched(objective, checkpoints)
     found = xr.Dataset(coords={"step": checkpoints.step}, attrs=dict(checkpoints.attrs))
     settings = {
         "radius": radius,

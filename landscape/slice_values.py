@@ -96,17 +96,17 @@ class Grid:
         return np.concatenate(values).reshape(mesh.shape[:-1])
 
 
-def check_quantities(quantities: Sequence[str], objective) -> None:
+def check_quantities(quantities: Sequence[str], objective, step: int) -> None:
     """ValueError where a quantity is unknown, or this objective has it not."""
     unknown = [name for name in quantities if name not in QUANTITIES]
     if isinstance(quantities, str) or unknown:
         raise ValueError(f"quantities must be a list of names out of {', '.join(QUANTITIES)}, got {quantities!r}")
     if "accuracy" in quantities:
-        objective.accuracy(torch.zeros(objective.n_params))  # raises where the targets are no classes
+        objective.at(step).accuracy(torch.zeros(objective.n_params))  # raises where the targets are no classes
 
 
 def _accuracy(objective, params: torch.Tensor, step: int) -> np.ndarray:
-    return objective.accuracy(params).cpu().numpy()
+    return objective.at(step).accuracy(params).cpu().numpy()
 
 
 def _gradient_norm(objective, params: torch.Tensor, step: int) -> np.ndarray:

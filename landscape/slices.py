@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 from tqdm import tqdm
 
-from landscape.checkpoints import rows
+from landscape.checkpoints import matched
 from landscape.results import RowsInFile, RowsInMemory
 from landscape.slice_values import Grid, check_quantities
 
@@ -153,8 +153,9 @@ def _slice(
         raise ValueError("terms=True needs a loss with terms(outputs, targets) and class_weights(step)")
     if step is not None and steps is not None:
         raise ValueError("give step or steps, not both")
-    check_quantities(quantities, objective)
-    checkpoint_params = rows(checkpoint, objective).params.values[0]
+    objective, row = matched(objective, checkpoint)
+    check_quantities(quantities, objective, int(checkpoint.step))
+    checkpoint_params = row.params.values[0]
     own = directions.get("center") if isinstance(directions, xr.Dataset) else None
     center = checkpoint_params if own is None else np.asarray(own, dtype=checkpoint_params.dtype)
     array = _direction_array(directions, n_axes, objective.n_params)
@@ -180,7 +181,7 @@ def _slice(
         "center": xr.Variable("param", center),
         **({"class_weight": grid.class_weights} if objective.has_terms else {}),
     }
-    attrs = {**checkpoint.attrs, "orthogonalised": int(orthogonalised), "center_step": int(checkpoint.step)}
+    attrs = {**row.attrs, "orthogonalised": int(orthogonalised), "center_step": int(checkpoint.step)}
     attrs |= {"quantities": list(quantities)} if quantities else {}
     return _evaluate(grid, coords, static, attrs, out)
 

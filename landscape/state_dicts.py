@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -24,6 +23,7 @@ def read_state_dicts(
     layout: ParamLayout,
     *,
     weights: str = "raw",
+    buffers: ParamLayout | None = None,
     dtype: str | None = None,
 ) -> xr.Dataset:
     """Checkpoints in files that others wrote, as a Dataset like ``run.checkpoints``; a row is read when it is used.
@@ -41,28 +41,26 @@ def read_state_dicts(
         Names and shapes of the tensors of θ: ``objective.layout``.
     weights : {"raw", "ema"}
         Which, where files hold averaged weights too.
+    buffers : ParamLayout, optional
+        Names and shapes of the buffers that belong to each checkpoint; by default the running statistics of batch
+        norms, where the first file holds any. ``ParamLayout.of_buffers(model)`` is that of all buffers of a model.
     dtype : str, optional
         "float64" or "float32"; by default float64 if any tensor is, else float32.
 
     Returns
     -------
     xarray.Dataset
-        ``params`` (step, param), in the order of steps. Attrs: ``layout``; ``prefix``, what was taken off; ``unused``,
-        names in the files that are no parameters of the layout, such as running statistics of batch norms: those of the
-        objective's model are used for every checkpoint.
-
-    Warns
-    -----
-    UserWarning
-        If running statistics of batch norms differ from file to file: losses of evaluation mode then take those of one
-        model at the parameters of another.
+        ``params`` (step, param), in the order of steps; ``buffers`` (step, buffer) where there are any, with which
+        analyses evaluate the model at that step. Attrs: ``layout`` and ``buffer_layout``; ``prefix``, what was taken
+        off; ``unused``, other names in the files.
 
     Raises
     ------
     FileNotFoundError
         If there are no files.
     ValueError
-        If a file is damaged or refused, lacks a parameter or has it in another shape, or steps cannot be told.
+        If a file is damaged or refused, lacks tensors or has them in other shapes, each of which is named with the
+        nearest name in the file, or steps cannot be told.
 
     Examples
     --------
@@ -73,38 +71,43 @@ def read_state_dicts(
     if dtype not in (None, "float64", "float32"):
         raise ValueError(f'dtype must be "float64" or "float32", got {dtype!r}')
     paths = files_by_step(source)
-    prefixes, unused, wide, statistics, moved = set(), {}, False, None, None
+    prefixes, unused, wide = [], {}, False
     for path in paths.values():
         tensors = read_tensors(path, weights)
-        prefix = shared_prefix(tensors, layout)
-        _check(path, tensors, prefix, layout)
-        prefixes.add(prefix)
-        names = {prefix + name for name in layout.names}
+        prefixes.append(prefix := shared_prefix(tensors, layout))
+        buffers = _statistics(tensors, prefix, layout) if buffers is None else buffers
+        names = [prefix + name for name in (*layout.names, *buffers.names)]
+        _check(path, tensors, prefix, {layout: "parameters", buffers: "buffers"})
         unused |= dict.fromkeys(name for name in tensors if name not in names)
         wide |= any(tensors[name].dtype == torch.float64 for name in names)
-        own = {name: tensor.clone() for name, tensor in tensors.items() if name.endswith(STATISTICS[:2])}
-        statistics = own if statistics is None else statistics
-        if own.keys() != statistics.keys() or not all(torch.equal(own[name], statistics[name]) for name in own):
-            moved = moved or path
-    if moved is not None:
-        warnings.warn(
-            f"the running statistics of batch norms in {moved} are not those in {next(iter(paths.values()))}; "
-            "those of the objective's model are used for every checkpoint",
-            stacklevel=2,
-        )
     kind = np.dtype(dtype or ("float64" if wide else "float32"))
-    array = indexing.LazilyIndexedArray(StateDictArray(tuple(paths.values()), layout, weights, kind))
-    attrs = {"layout": layout.to_json(), "prefix": " ".join(sorted(prefixes)), "unused": list(unused)}
-    variable = xr.Variable(("step", "param"), array, {"long_name": "parameters θ"})
-    return xr.Dataset({"params": variable}, {"step": np.array(list(paths), np.int64)}, attrs)
+    files = tuple(zip(paths.values(), prefixes, strict=True))
+    attrs = {"layout": layout.to_json(), "prefix": " ".join(sorted(set(prefixes))), "unused": list(unused)}
+    found = {"params": _variable("param", files, layout, weights, kind, "parameters θ")}
+    if buffers.names:
+        found["buffers"] = _variable("buffer", files, buffers, weights, kind, "buffers of the model")
+        attrs["buffer_layout"] = buffers.to_json()
+    return xr.Dataset(found, {"step": np.array(list(paths), np.int64)}, attrs)
+
+
+def _variable(dim: str, files, layout: ParamLayout, weights: str, dtype: np.dtype, label: str) -> xr.Variable:
+    array = indexing.LazilyIndexedArray(StateDictArray(files, layout, weights, dtype))
+    return xr.Variable(("step", dim), array, {"long_name": label})
+
+
+def _statistics(tensors: Mapping[str, torch.Tensor], prefix: str, layout: ParamLayout) -> ParamLayout:
+    """The running means and variances among the tensors of a file."""
+    names = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.endswith(STATISTICS[:2])}
+    chosen = {name: tuple(tensor.shape) for name, tensor in names.items() if name not in layout.names}
+    return ParamLayout(tuple(chosen), tuple(chosen.values()))
 
 
 class StateDictArray(BackendArray):
-    """θ of many files: a row is read from its file when it is asked for."""
+    """Tensors of many files as rows: one is read from its file when it is asked for."""
 
-    def __init__(self, paths: tuple[Path, ...], layout: ParamLayout, weights: str, dtype: np.dtype):
-        self.paths, self.layout, self.weights, self.dtype = paths, layout, weights, dtype
-        self.shape = (len(paths), layout.n_params)
+    def __init__(self, files: tuple[tuple[Path, str], ...], layout: ParamLayout, weights: str, dtype: np.dtype):
+        self.files, self.layout, self.weights, self.dtype = files, layout, weights, dtype
+        self.shape = (len(files), layout.n_params)
 
     def __getitem__(self, key: indexing.ExplicitIndexer):
         return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._read)
@@ -112,27 +115,40 @@ class StateDictArray(BackendArray):
     def _read(self, key: tuple) -> np.ndarray:
         rows, columns = key
         chosen = np.arange(self.shape[0])[rows]
-        found = [self._row(int(row))[columns] for row in np.atleast_1d(chosen)]
+        found = [self._row(*self.files[row])[columns] for row in np.atleast_1d(chosen).tolist()]
         return np.stack(found) if np.ndim(chosen) else found[0]
 
-    def _row(self, row: int) -> np.ndarray:
-        tensors = read_tensors(self.paths[row], self.weights)
-        prefix = shared_prefix(tensors, self.layout)
-        _check(self.paths[row], tensors, prefix, self.layout)
+    def _row(self, path: Path, prefix: str) -> np.ndarray:
+        tensors = read_tensors(path, self.weights)
+        _check(path, tensors, prefix, {self.layout: "tensors"})
         kind = torch.float64 if self.dtype == np.float64 else torch.float32
         return self.layout.flatten([tensors[prefix + name].to(kind) for name in self.layout.names]).numpy()
 
 
-def _check(path: Path, tensors: Mapping[str, torch.Tensor], prefix: str, layout: ParamLayout) -> None:
-    """Raise ValueError unless every parameter of the layout is there in its shape, in numbers."""
-    missing = [name for name in layout.names if prefix + name not in tensors]
-    if missing:
-        near = difflib.get_close_matches(missing[0], [name.removeprefix(prefix) for name in tensors], 1, cutoff=0.3)
-        hint = f"; the nearest name is {near[0]}" if near else ""
-        raise ValueError(f"{path} lacks {len(missing)} of {len(layout.names)} parameters, first {missing[0]}{hint}")
-    for name, shape in zip(layout.names, layout.shapes, strict=True):
-        tensor = tensors[prefix + name]
-        if tuple(tensor.shape) != shape:
-            raise ValueError(f"{path}: {name} has shape {tuple(tensor.shape)}, that of the layout is {shape}")
-        if not tensor.is_floating_point():
-            raise ValueError(f"{path}: {name} is {tensor.dtype}, not floating-point numbers")
+MOST = 10
+"""Defects of a file that are named."""
+
+
+def _check(path: Path, tensors: Mapping[str, torch.Tensor], prefix: str, layouts: Mapping[ParamLayout, str]) -> None:
+    """Raise ValueError unless every tensor of the layouts is there in its shape, in numbers; each defect is named."""
+    there = [name.removeprefix(prefix) for name in tensors]
+    for layout, what in layouts.items():
+        found = []
+        missing = [name for name in layout.names if prefix + name not in tensors]
+        free = [name for name in there if name not in layout.names]
+        for name in missing:
+            near = difflib.get_close_matches(name, free, 1, cutoff=0.3)
+            free = [other for other in free if other not in near]
+            found.append(f"{name} is missing" + (f" (the nearest name is {near[0]})" if near else ""))
+        for name, shape in zip(layout.names, layout.shapes, strict=True):
+            tensor = tensors.get(prefix + name)
+            if tensor is not None and tuple(tensor.shape) != shape:
+                found.append(f"{name} has shape {tuple(tensor.shape)}, not {shape}")
+            elif tensor is not None and not tensor.is_floating_point():
+                found.append(f"{name} is {tensor.dtype}, not floating-point numbers")
+        if found:
+            more = f"; and {len(found) - MOST} more" if len(found) > MOST else ""
+            raise ValueError(
+                f"{path} does not fit the model, {len(found)} of {len(layout.names)} {what}: "
+                f"{'; '.join(found[:MOST])}{more}"
+            )

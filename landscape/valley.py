@@ -9,7 +9,7 @@ import torch
 import xarray as xr
 from scipy.optimize import elementwise
 
-from landscape.checkpoints import batches
+from landscape.checkpoints import batches, matched
 from landscape.gradient import shared_steps
 from landscape.objective import POINTS_PER_BATCH
 from landscape.stability import stability_threshold
@@ -70,6 +70,7 @@ def valley_width(
     if not 0 < half_width < np.inf:
         raise ValueError(f"half_width must be a positive distance, got {half_width}")
     single = "step" not in eigs.dims
+    objective, checkpoints = matched(objective, checkpoints)
     checkpoints, eigs = shared_steps(checkpoints, eigs, objective)
     found: dict[str, list[np.ndarray]] = {name: [] for name in ("floor", "floor_loss", "left", "right")}
     done = 0

@@ -36,8 +36,16 @@ class Model(torch.nn.Module):
         return self.third(torch.tanh(self.second(self.norm(self.first(inputs)))))
 
 
-MODELS = [Model(seed).eval() for seed in range(3)]
+def trained(seed):
+    """A model whose batch norm has seen data of its own, in evaluation mode."""
+    model = Model(seed).train()
+    model((seed + 1) * torch.randn(50, 4))
+    return model.eval()
+
+
+MODELS = [trained(seed) for seed in range(3)]
 LAYOUT = ParamLayout.of(MODELS[0])
+STATISTICS = np.stack([ParamLayout.of_buffers(model).flatten_model(model).numpy() for model in MODELS])
 EXPECTED = np.stack([LAYOUT.flatten_model(model).numpy() for model in MODELS])
 STEPS = [10, 200, 3000]
 
@@ -110,7 +118,11 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path, kind):
     np.testing.assert_array_equal(checkpoints.params.sel(step=200), EXPECTED[1])
     np.testing.assert_array_equal(checkpoints.params[::2, [3, 1]], EXPECTED[::2, [3, 1]])
     assert checkpoints.attrs["prefix"] == ("model." if kind == "Lightning" else "")
-    assert {name.split(".")[-1] for name in checkpoints.attrs["unused"]} >= {"running_mean", "running_var"}
+    np.testing.assert_array_equal(checkpoints.buffers, STATISTICS)
+    assert ParamLayout.from_json(checkpoints.attrs["buffer_layout"]) == ParamLayout.of_buffers(MODELS[0])
+    unused = {name.removeprefix("model.") for name in checkpoints.attrs["unused"]}
+    assert {"norm.num_batches_tracked", "third.bias"} <= unused <= {*MODELS[0].state_dict()}
+    assert not any("running" in name for name in unused)
 
 
 def test_sources_are_mappings_patterns_lists_and_single_files(tmp_path):
@@ -150,11 +162,14 @@ def test_averaged_weights_are_read_where_they_are_asked_for(tmp_path):
         read_state_dicts(path, LAYOUT, weights="ema")
 
 
-def test_statistics_of_batch_norms_that_differ_are_said(tmp_path):
+def test_files_that_lack_statistics_are_named_one_by_one(tmp_path):
     paths = saved(tmp_path)
-    torch.save(MODELS[1].state_dict() | {"norm.running_mean": torch.ones(4)}, paths[1])
-    with pytest.warns(UserWarning, match=r"the running statistics of batch norms in .*step_200\.pt are not those in"):
+    state = {name: t for name, t in MODELS[1].state_dict().items() if name != "norm.running_mean"}
+    torch.save(state | {"norm.running_var": torch.ones(5)}, paths[1])
+    with pytest.raises(ValueError, match=r"2 of 2 buffers: norm\.running_mean is missing.*norm\.running_var has shape"):
         read_state_dicts(tmp_path, LAYOUT)
+    empty = ParamLayout((), ())
+    assert "buffers" not in read_state_dicts(tmp_path, LAYOUT, buffers=empty)
 
 
 def test_analyses_are_those_of_the_same_rows_in_memory(tmp_path):
@@ -162,7 +177,11 @@ def test_analyses_are_those_of_the_same_rows_in_memory(tmp_path):
     torch.manual_seed(0)
     inputs, targets = torch.randn(20, 4), torch.randint(3, (20,))
     objective = Objective(MODELS[0], lambda o, t, step: torch.nn.functional.cross_entropy(o, t), inputs, targets)
-    in_memory = xr.Dataset({"params": (("step", "param"), EXPECTED)}, {"step": STEPS})
+    in_memory = xr.Dataset(
+        {"params": (("step", "param"), EXPECTED), "buffers": (("step", "buffer"), STATISTICS)},
+        {"step": STEPS},
+        {"buffer_layout": ParamLayout.of_buffers(MODELS[0]).to_json()},
+    )
     lazy = top_eigenpairs(objective, read_state_dicts(tmp_path, objective.layout), k=2)
     np.testing.assert_array_equal(lazy.eigenvalue, top_eigenpairs(objective, in_memory, k=2).eigenvalue)
 
@@ -212,11 +231,11 @@ BAD = {
     "no checkpoint that torch.save wrote": lambda path: path.write_text("a text"),
     "holds a Tensor, not a state dict": lambda path: torch.save(torch.zeros(3), path),
     "holds lr, and no state dict that we know": lambda path: torch.save({"lr": 0.1}, path),
-    r"lacks 6 of 6 parameters, first first\.weight; the nearest name is erst\.weight": lambda path: torch.save(
+    r"6 of 6 .*first\.weight is missing \(the nearest name is erst\.weight\)": lambda path: torch.save(
         {name.replace("first", "erst").replace("second", "zweit").replace("third", "dritt").replace("norm", "gleich"): t
          for name, t in MODELS[0].state_dict().items()}, path
     ),
-    r"first\.bias has shape \(5,\), that of the layout is \(4,\)": lambda path: torch.save(
+    r"1 of 6 parameters: first\.bias has shape \(5,\), not \(4,\)": lambda path: torch.save(
         MODELS[0].state_dict() | {"first.bias": torch.zeros(5)}, path
     ),
     r"first\.bias is torch\.int64, not floating-point": lambda path: torch.save(
@@ -356,6 +375,7 @@ def test_converted_they_are_a_run_file_with_the_same_rows(kind, tmp_path, capsys
             state = {("model." if kind == "Lightning" else "") + name: t for name, t in model.state_dict().items()}
             expected = np.concatenate([state[name].numpy().ravel() for name in names])
             np.testing.assert_array_equal(run.checkpoints.params[row], expected)
+        np.testing.assert_array_equal(run.checkpoints.buffers, STATISTICS)
     assert verify(out, progress=False).damaged == ()
     assert main(["convert", str(out), str(tmp_path / "ckpts")]) == 2
     assert "exists; give another path" in capsys.readouterr().err
