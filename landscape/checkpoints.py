@@ -40,7 +40,7 @@ def matched(objective, checkpoints: xr.Dataset) -> tuple:
     """`objective` as these checkpoints need it, and them as `rows` gives them, with what was decided in their attrs.
 
     Where they hold ``buffers`` (step, buffer), such as the running statistics of batch norms, each row is evaluated
-    with its own. The attr ``batch_norm`` of every result says which statistics were used.
+    with its own. The attrs of every result say which, ``batch_norm``, and the ``weight_decay`` of the objective.
 
     Raises
     ------
@@ -52,8 +52,8 @@ def matched(objective, checkpoints: xr.Dataset) -> tuple:
         from landscape.buffers import with_buffers
 
         objective = with_buffers(objective, checkpoints)
-    policy = objective.batch_norm
-    return objective, checkpoints.assign_attrs(batch_norm=policy) if policy else checkpoints
+    said = {"batch_norm": objective.batch_norm, "weight_decay": objective.weight_decay}
+    return objective, checkpoints.assign_attrs({name: value for name, value in said.items() if value})
 
 
 def refuse_repeated_steps(dataset: xr.Dataset | xr.DataArray, name: str) -> None:

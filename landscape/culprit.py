@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from landscape.finite_differences import Function
 from landscape.model_copy import first_line, parameter_places
+from landscape.samples import Inputs, called
 
 N_EVALUATIONS = 64  # of what draws random numbers, until one differs
 
@@ -93,7 +94,7 @@ def differentiated(value: Callable[[torch.Tensor], torch.Tensor], sizes: list[in
     return Function(value_and_gradient, linearize, sizes)
 
 
-def calls(model: nn.Module, inputs: torch.Tensor) -> list[Call]:
+def calls(model: nn.Module, inputs: Inputs) -> list[Call]:
     """The first call of each module in an evaluation of `model`, parts before the wholes that hold them."""
     found: dict[str, Call] = {}
     handles = []
@@ -105,7 +106,7 @@ def calls(model: nn.Module, inputs: torch.Tensor) -> list[Call]:
 
         handles.append(module.register_forward_pre_hook(keep, with_kwargs=True))
     try:
-        model(inputs)
+        called(model, inputs)
     finally:
         for handle in handles:
             handle.remove()
@@ -118,7 +119,7 @@ def _parts_first(model: nn.Module, prefix: str = "") -> Iterator[str]:
     yield prefix
 
 
-def random_culprit(model: nn.Module, inputs: torch.Tensor) -> Call | None:
+def random_culprit(model: nn.Module, inputs: Inputs) -> Call | None:
     """The smallest module of `model` whose outputs differ from one evaluation to the next."""
     for call in calls(model, inputs):
         first, *others = (call.outputs() for _ in range(N_EVALUATIONS))
@@ -128,7 +129,7 @@ def random_culprit(model: nn.Module, inputs: torch.Tensor) -> Call | None:
 
 
 def derivative_culprit(
-    model: nn.Module, inputs: torch.Tensor, wrong: Callable, generator: torch.Generator
+    model: nn.Module, inputs: Inputs, wrong: Callable, generator: torch.Generator
 ) -> tuple[Call, str] | None:
     """The smallest module of `model` of which ``wrong(function, point, generator)`` says something, and what it says.
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 
 import numpy as np
 import torch
 from torch.func import functional_call, vmap
 
+from landscape.additivity import settle_count
+from landscape.answers import loss_in, outputs_in, own_loss
+from landscape.double import Double
 from landscape.evaluation import for_values
 from landscape.model_copy import (
     batch_norm_statistics,
@@ -24,6 +28,7 @@ from landscape.params import ParamLayout
 from landscape.product_ways import Way
 from landscape.products import CurvatureProduct
 from landscape.reweighting import weighted_by_rows
+from landscape.samples import Inputs, batches_of, each, n_counted
 from landscape.self_check import self_check
 
 POINTS_PER_BATCH = 32
@@ -36,14 +41,26 @@ class Objective:
     ----------
     model : torch.nn.Module
         In evaluation mode if it holds dropout or batch norm. Its parameters that require gradients make up θ.
-    loss_fn : callable
+    loss_fn : callable or None
         ``loss_fn(outputs, targets, step)``, a mean over the samples given; its class losses ``terms(outputs,
-        targets)`` and weights ``class_weights(step)`` are used where it has them.
-    inputs, targets : torch.Tensor
-        The data set, (P, …) each; or `inputs` an iterable of (inputs, targets) pairs in a fixed order that can be
-        iterated again and again, and no `targets`.
+        targets)`` and weights ``class_weights(step)`` are used where it has them. None: the ``loss`` that the model
+        computes itself when it is called with a whole batch, as those of Hugging Face do; then in float64 throughout,
+        if `dtype` is, where the model would go down to float32.
+    inputs : torch.Tensor, mapping of str to torch.Tensor, or iterable of batches
+        The data set (P, …), or several tensors by the names of the model's arguments; or batches in a fixed order that
+        can be iterated again and again, such as a DataLoader without shuffling: pairs (inputs, targets), or mappings of
+        which one entry is the targets. Of answers that hold more, ``logits`` are the outputs.
+    targets : torch.Tensor or str, optional
+        Targets (P, …); or, of batches that are mappings, the name of that entry ("labels" by default).
     batch_size : int, optional
-        Evaluate so many samples at a time; sums are weighted by batch size, so that the result is that of one batch.
+        Evaluate so many samples at a time: memory is that of one batch, and the result that of all samples together.
+    count : callable, optional
+        Of how many numbers the loss over a batch is the mean, as a function of its targets: the weight of the batch. By
+        default ``loss_fn.n_counted(targets)`` where it has that, else of all targets but integer ones that are -100,
+        and without the first token where ignoring it does not change the loss. Seen to be right for two batches.
+    weight_decay : float
+        Adds ½ weight_decay ‖θ‖² to the loss, as ``torch.optim.SGD(weight_decay=…)`` adds its gradient; stated in the
+        attrs of every result. By default nothing: the loss is that of the data alone.
     device, dtype : optional
         Where and in which type to compute; those of the model by default.
     product : str
@@ -58,8 +75,8 @@ class Objective:
     ValueError
         For a model in training mode where that changes what it computes, one that cannot be evaluated as a function of
         its parameters, or without trainable ones; NaN in the inputs, unequal numbers of inputs and targets, batches
-        that can be iterated only once; an unknown `product`; from `linearize` and `hvp`, for products that are not
-        right.
+        that can be iterated only once, or whose losses do not add up to that of all; an unknown `product`; from
+        `linearize` and `hvp`, for products that are not right.
 
     Examples
     --------
@@ -79,11 +96,13 @@ class Objective:
     def __init__(
         self,
         model: torch.nn.Module,
-        loss_fn: Callable,
-        inputs: torch.Tensor | Iterable,
-        targets: torch.Tensor | None = None,
+        loss_fn: Callable | None,
+        inputs: torch.Tensor | Mapping[str, torch.Tensor] | Iterable,
+        targets: torch.Tensor | str | None = None,
         *,
         batch_size: int | None = None,
+        count: Callable[[torch.Tensor], int] | None = None,
+        weight_decay: float = 0.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         product: str = "auto",
@@ -94,10 +113,13 @@ class Objective:
         first = next(p for p in model.parameters() if p.requires_grad)
         self.device = torch.device(device) if device is not None else first.device
         self.dtype = dtype or first.dtype
-        self.loss_fn = loss_fn
+        self.loss_fn, self.weight_decay = own_loss if loss_fn is None else loss_fn, float(weight_decay)
+        if not 0 <= self.weight_decay < float("inf"):
+            raise ValueError(f"weight_decay must be at least 0, got {weight_decay}")
         # A copy, so that moving it, or a forward pass that writes to buffers, leaves the user's model alone.
         self.model = private_copy(model, self.device, self.dtype)
-        self.batches = self._batches_of(inputs, targets, batch_size)
+        self.count, self._total = count, None  # what `_weighted_batches` counted, and in which batches
+        self.batches = batches_of(inputs, targets, batch_size, self.as_inputs, whole=loss_fn is None)
         self.product = product if product == "auto" else str(Way.parse(product))
         self.product_ways = {}  # what was found best: a landscape.product_trial.Situation → words for `product`
         refuse_batch_statistics(model, self.batches)
@@ -107,41 +129,32 @@ class Objective:
         self._recurrent = is_recurrent(model)
         self._for_values = None  # batches, and what `for_values` answered for them
         self.vmaps = True  # whether vmap takes the model; rows are evaluated one by one where it does not
+        if check:
+            settle_count(self, self.as_params(self.layout.flatten_model(model)))
 
-    def _batches_of(self, inputs, targets, batch_size):
-        if targets is None:
-            if isinstance(inputs, torch.Tensor):
-                raise ValueError("targets are missing; only an iterable of (inputs, targets) batches goes without")
-            if isinstance(inputs, Iterator):
-                raise ValueError("inputs can be iterated only once, but are needed again and again; give a list of it")
-            return _FiniteBatches(inputs)
-        inputs, targets = self.as_inputs(torch.as_tensor(inputs)), self.as_inputs(torch.as_tensor(targets))
-        if len(inputs) != len(targets) or len(inputs) == 0:
-            raise ValueError(
-                f"inputs and targets must hold equally many samples, at least one; got {len(inputs)} and {len(targets)}"
-            )
-        if inputs.is_floating_point() and not inputs.isfinite().all():
-            raise ValueError("inputs hold NaN or inf; remove or impute those samples first")
-        size = len(inputs) if batch_size is None else batch_size
-        if size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        return list(zip(inputs.split(size), targets.split(size), strict=True))
+    def as_inputs(self, inputs: Inputs) -> Inputs:
+        """Inputs or targets on this objective's device, and of its type unless of an integer one."""
+        return each(lambda part: part.to(self.device, self.dtype if part.is_floating_point() else part.dtype), inputs)
 
-    def as_inputs(self, tensor: torch.Tensor) -> torch.Tensor:
-        """`tensor`, inputs or targets, on this objective's device, and of its type unless of an integer one."""
-        return tensor.to(self.device, self.dtype) if tensor.is_floating_point() else tensor.to(self.device)
+    def _counted(self, targets: torch.Tensor) -> int:
+        """Of how many numbers the loss over these targets is the mean."""
+        count = self.count or getattr(self.loss_fn, "n_counted", n_counted)
+        return int(count(targets))
 
-    def _weighted_batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, float]]:
-        n_samples = sum(len(targets) for _, targets in self.batches)
-        if n_samples == 0:
-            raise ValueError("the batches of this objective hold no samples")
+    def _weighted_batches(self) -> Iterator[tuple[Inputs, torch.Tensor, float]]:
+        if self._total is None or self._total[0] is not self.batches:
+            self._total = self.batches, sum(self._counted(targets) for _, targets in self.batches)
+        total = self._total[1]
+        if total == 0:
+            raise ValueError("the batches of this objective hold no samples, or only targets that are ignored")
         for inputs, targets in self.batches:
-            yield self.as_inputs(inputs), self.as_inputs(targets), len(targets) / n_samples
+            if n := self._counted(targets):
+                yield self.as_inputs(inputs), self.as_inputs(targets), n / total
 
     def on(self, inputs: torch.Tensor, targets: torch.Tensor) -> Objective:
         """The same loss of the same model over other samples, as one batch; shares the model with this one."""
         other = copy.copy(self)
-        other.batches = self._batches_of(inputs, targets, None)
+        other.batches = batches_of(inputs, targets, None, self.as_inputs)
         return other
 
     def holding(self, buffers: dict[str, torch.Tensor]) -> Objective:
@@ -177,7 +190,7 @@ class Objective:
     @property
     def has_terms(self) -> bool:
         """Whether the loss is a weighted sum of class terms."""
-        return hasattr(self.loss_fn, "terms") and hasattr(self.loss_fn, "class_weights")
+        return not self.weight_decay and hasattr(self.loss_fn, "terms") and hasattr(self.loss_fn, "class_weights")
 
     def class_weights(self, step) -> torch.Tensor:
         """Γ at `step`, shape (class,) or (E, class); needs a loss with class weights."""
@@ -194,7 +207,16 @@ class Objective:
             )
         return params
 
-    def outputs(self, params: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+    @property
+    def has_own_loss(self) -> bool:
+        """Whether the model computes its loss itself."""
+        return self.loss_fn is own_loss
+
+    def answer(self, answered) -> torch.Tensor:
+        """The tensor in what the model answered: its outputs, or its own loss."""
+        return loss_in(answered) if self.has_own_loss else outputs_in(answered)
+
+    def outputs(self, params: torch.Tensor, inputs: Inputs) -> torch.Tensor:
         """Outputs of the model on `inputs`, (P, …) for params (n,), (E, P, …) for (E, n)."""
         if params.ndim == 1:
             return self._forward(params, inputs)
@@ -214,14 +236,12 @@ class Objective:
         return outputs
 
     def _forward(self, params, inputs):
-        with twice_differentiable(self._recurrent):
+        double = Double() if self.has_own_loss and self.dtype == torch.float64 else nullcontext()
+        with twice_differentiable(self._recurrent), double:
             values = self.layout.unflatten(params)
             placed = {place: values[name] for place, name in self._places.items()} | self._buffers
-            outputs = functional_call(self.model, placed, (inputs,), tie_weights=False)
-        if not isinstance(outputs, torch.Tensor):
-            kind = type(outputs).__name__
-            raise ValueError(f"the model must answer with a tensor, got {kind}; wrap it in a module that picks one")
-        return outputs
+            given = ((), inputs) if isinstance(inputs, dict) else ((inputs,), None)
+            return self.answer(functional_call(self.model, placed, *given, tie_weights=False))
 
     def _batch_losses(self, params, steps, inputs, targets):
         return self._losses_of(self.outputs(params, inputs), targets, steps, self._weights_of(steps))
@@ -240,7 +260,12 @@ class Objective:
         params = self.as_params(params).reshape(-1, self.n_params)
         steps = as_steps(step, len(params))
         with torch.no_grad():
-            return sum(weight * self._batch_losses(params, steps, x, y) for x, y, weight in self._weighted_batches())
+            of_data = sum(weight * self._batch_losses(params, steps, x, y) for x, y, weight in self._weighted_batches())
+            return of_data + self._decay(params)
+
+    def _decay(self, params: torch.Tensor) -> torch.Tensor | float:
+        """What weight decay adds to the losses of params (E, n)."""
+        return 0.5 * self.weight_decay * (params**2).sum(1) if self.weight_decay else 0.0
 
     def loss(self, params, step: int = 0) -> torch.Tensor:
         """The loss F(θ, t), a scalar, for params (n,)."""
@@ -263,6 +288,8 @@ class Objective:
         ValueError
             If the targets are not classes: one integer a sample.
         """
+        if self.has_own_loss:
+            raise ValueError("accuracy needs the outputs of the model, but it computes its own loss; give a loss_fn")
         params = self.as_params(params).reshape(-1, self.n_params)
         total = 0.0
         with torch.no_grad():
@@ -280,7 +307,7 @@ class Objective:
         params = self.as_params(params)
         stacked = params.detach().reshape(-1, self.n_params).requires_grad_()
         steps = as_steps(step, len(stacked))
-        losses, gradient = 0.0, torch.zeros_like(stacked)
+        losses, gradient = self._decay(stacked.detach()), self.weight_decay * stacked.detach()
         for x, y, weight in self._weighted_batches():
             batch = self._batch_losses(stacked, steps, x, y)
             gradient += weight * torch.autograd.grad(batch.sum(), stacked, materialize_grads=True)[0]
@@ -308,6 +335,10 @@ class Objective:
         curvature of the model itself: positive semidefinite where the loss is convex in o, the Hessian for a model
         linear in θ. The model must answer with one floating-point tensor.
         """
+        if self.has_own_loss:
+            raise ValueError(
+                "gauss_newton tells model and loss apart, but this model computes its own loss; give a loss_fn"
+            )
         return self._curvature("gauss_newton", params, step)
 
     def _curvature(self, matrix: str, params, step):
@@ -349,20 +380,3 @@ def as_steps(step, n: int) -> torch.Tensor:
     if steps.shape not in ((), (n,)):
         raise ValueError(f"step must be an int or have shape ({n},), one for each row, got {tuple(steps.shape)}")
     return steps.expand(n) if steps.ndim == 0 else steps
-
-
-class _FiniteBatches:
-    """The batches of the user's iterable, refused where their inputs are not finite."""
-
-    def __init__(self, batches: Iterable):
-        self.batches = batches
-
-    def __iter__(self) -> Iterator:
-        for i, batch in enumerate(self.batches):
-            if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-                raise ValueError(
-                    f"each batch must be a pair (inputs, targets), but batch {i} is {type(batch).__name__}"
-                )
-            if batch[0].is_floating_point() and not batch[0].isfinite().all():
-                raise ValueError(f"inputs of batch {i} hold NaN or inf; remove or impute those samples first")
-            yield batch

@@ -69,6 +69,8 @@ class CurvatureProduct:
             for batch in self.objective._weighted_batches():
                 for rows, linear in self._linear_maps(batch):
                     total[rows] += self._columns(linear, columns[rows])
+        if self.objective.weight_decay:
+            total = total + self.objective.weight_decay * columns
         return total.reshape(vectors.shape)
 
     def _columns(self, linear: Linear, vectors: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ import torch
 
 from landscape.culprit import N_EVALUATIONS, random_culprit
 from landscape.model_copy import duplicate, is_recurrent, twice_differentiable
+from landscape.samples import Inputs
 
 
 def refuse_impure(probe, point: torch.Tensor, step: int) -> bool:
@@ -35,7 +36,7 @@ def plain_loss(probe, params: torch.Tensor, step) -> torch.Tensor:
     return probe.loss_fn(probe.outputs(params, inputs), targets, step)
 
 
-def samples(probe) -> tuple[torch.Tensor, torch.Tensor]:
+def samples(probe) -> tuple[Inputs, torch.Tensor]:
     """Inputs and targets of an objective over one batch."""
     inputs, targets = probe.batches[0]
     return probe.as_inputs(inputs), probe.as_inputs(targets)

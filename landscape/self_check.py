@@ -10,13 +10,13 @@ from itertools import islice
 
 import numpy as np
 import torch
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
 
 from landscape.culprit import derivative_culprit, differentiated, is_missing, verdict
+from landscape.double import Double
 from landscape.finite_differences import Function, defect, is_asymmetric, scattered, unit_direction
 from landscape.model_copy import duplicate, first_line, is_recurrent, twice_differentiable
 from landscape.purity import cuda_devices, loaded, loss, plain_loss, refuse_impure, samples
+from landscape.samples import called, parts, take
 
 SAMPLES = (slice(8), slice(2), slice(2, 4), slice(4, 6))  # of each try: fewer samples have fewer kinks
 MANY_PARAMS = 10_000  # of a model that takes 2 samples from the first try on, so that the check stays quick
@@ -79,10 +79,9 @@ def self_check(objective, params: torch.Tensor, step) -> bool:
 
 
 def _refuse_changing_batches(objective) -> None:
-    batches = getattr(objective.batches, "batches", objective.batches)
-    if isinstance(batches, (list, tuple)):
+    if isinstance(getattr(objective.batches, "batches", objective.batches), (list, tuple)):
         return
-    first, second = ([_digest(batch) for batch in islice(iter(batches), N_BATCHES)] for _ in range(2))
+    first, second = ([_digest(batch) for batch in islice(iter(objective.batches), N_BATCHES)] for _ in range(2))
     if first != second:
         raise ValueError(
             "the batches are others in a second pass over them, so that the loss is not a function of the parameters "
@@ -92,7 +91,7 @@ def _refuse_changing_batches(objective) -> None:
 
 def _digest(batch) -> bytes:
     digest = hashlib.blake2b()
-    for tensor in batch:
+    for tensor in (*parts(batch[0]), batch[1]):
         digest.update(str(tuple(tensor.shape)).encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.digest()
@@ -102,12 +101,12 @@ def _probes(objective, batch, point, step) -> list:
     """Objectives like this one with a model of their own, over a few samples, one for each try."""
     private = copy.copy(objective)
     private.check, private.model = False, duplicate(objective.model)
-    private.product_ways = {}
+    private.product_ways, private.weight_decay = {}, 0.0
     inputs, targets = batch
     try:
-        parts = [part for part in SAMPLES if len(targets[part])]
-        parts[0] = slice(2) if objective.n_params > MANY_PARAMS else parts[0]
-        probes = [_over(private, inputs[part], targets[part]) for part in parts]
+        tries = [part for part in SAMPLES if len(targets[part])]
+        tries[0] = slice(2) if objective.n_params > MANY_PARAMS else tries[0]
+        probes = [_over(private, take(inputs, part), targets[part]) for part in tries]
         for probe in probes:
             loss(probe, point, step)
     except Exception:  # what lies along the first dim of this batch are no samples: take all of it
@@ -146,7 +145,7 @@ def _in_double(probes: list, point, step):
     if probes[0].dtype == torch.float64:
         return nullcontext(), doubles
     expected, reason = loss(probes[0], point, step).double(), "its loss is another one there"
-    for mode in (nullcontext(), _Double()):
+    for mode in (nullcontext(), Double()):
         try:
             with mode:
                 found = loss(doubles[0], point, step)
@@ -160,21 +159,6 @@ def _in_double(probes: list, point, step):
         stacklevel=5,
     )
     return nullcontext(), []
-
-
-class _Double(TorchFunctionMode):
-    """Float64 wherever code asks for a shorter type by name, or by default."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        func = torch.Tensor.double if func is torch.Tensor.float else func
-        args, kwargs = tree_map(_doubled, (args, kwargs or {}))
-        return tree_map(_doubled, func(*args, **kwargs))
-
-
-def _doubled(leaf):
-    if isinstance(leaf, torch.Tensor):
-        return leaf.double() if leaf.is_floating_point() else leaf
-    return torch.float64 if leaf in (torch.float32, torch.float16, torch.bfloat16) else leaf
 
 
 def _function(objective, step) -> Function:
@@ -226,7 +210,7 @@ def _blame(probe, point, step, wrong, generator) -> None:
     with twice_differentiable(is_recurrent(model)):
         found = derivative_culprit(model, inputs, wrong, generator)
         if found is None:
-            outputs = model(inputs).detach()
+            outputs = probe.answer(called(model, inputs)).detach()
             alone = differentiated(lambda z: probe.loss_fn(z.view_as(outputs), targets, step), [outputs.numel()])
             outputs = outputs / outputs.square().mean().sqrt().clamp(min=1)
             for scale in (1, 1e-2, 1e-4):  # large outputs saturate a loss, and its Hessian is then rounding

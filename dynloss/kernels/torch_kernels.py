@@ -39,6 +39,8 @@ class NetworkObjective(Objective):
 
     def __init__(self, model, loss_fn, inputs: torch.Tensor, targets: torch.Tensor, **options):
         super().__init__(model, loss_fn, inputs, targets, **options)
+        if self.weight_decay:
+            raise ValueError("closed forms hold no weight decay; use landscape.Objective, which takes any loss")
         self._keep()
 
     def on(self, inputs: torch.Tensor, targets: torch.Tensor) -> NetworkObjective:
