@@ -243,7 +243,7 @@ def test_eigenpairs_recorded_since_show(tmp_path):
 
 def test_a_killed_run_stays_as_it_is_until_it_is_resumed(tmp_path):
     path = tmp_path / "a.h5"
-    writer = start(path, n_steps=400, pause=0.002)
+    writer = start(path, n_steps=4000, pause=0.002)
     with open_run(path) as run:
         while run.history.sizes["step"] < 50:
             run.refresh()
@@ -253,10 +253,10 @@ def test_a_killed_run_stays_as_it_is_until_it_is_resumed(tmp_path):
         n = check_rows(run)
         assert not run.refresh()
         assert (run.status, check_rows(run)) == ("running", n)
-        assert n < 400
-        ended_well(start(path, n_steps=400))
+        assert n < 4000
+        ended_well(start(path, n_steps=4000))
         assert run.refresh()
-        assert (run.status, check_rows(run)) == ("complete", 400)
+        assert (run.status, check_rows(run)) == ("complete", 4000)
 
 
 def test_a_file_that_is_gone_or_replaced_is_said_and_what_was_open_stays_readable(tmp_path):
