@@ -21,6 +21,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "sharpness": ["plot_sharpness"],
         "valley": ["plot_valley_width"],
         "slices": ["plot_line_slice", "plot_path", "plot_plane_slice"],
+        "surface": ["plot_surface"],
+        "interactive": ["interactive_surface"],
         "regions": ["plot_regions"],
         "runs": ["plot_runs"],
         "onsets": ["plot_onset_curvature", "plot_onset_sharpness", "plot_onsets"],

@@ -1,0 +1,57 @@
+"""Figures of plotly on the gallery's pages: one copy of its script for the site, text in the colour of the page."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+SCRIPT = "plotly.min.js"
+FOLLOW_THEME = """
+const figure = document.getElementById("{plot_id}");
+const ink = () => Plotly.relayout(figure, {"font.color": getComputedStyle(document.body).color});
+new MutationObserver(ink).observe(document.documentElement, {attributes: true, attributeFilter: ["data-theme"]});
+ink();
+new ResizeObserver(() => Plotly.Plots.resize(figure)).observe(figure.parentNode);
+"""
+
+
+def setup(app) -> dict:
+    """Show plotly's figures by the site's own copy of its script, which is written when a page needs it."""
+    if importlib.util.find_spec("plotly") is not None:
+        _use_site_script()
+        app.connect("build-finished", _copy_script)
+    return {"parallel_read_safe": True}
+
+
+def _use_site_script() -> None:
+    """Make figures write, where a script of the gallery shows them, a link to the script instead of its text."""
+    import plotly.io
+    from plotly.io.base_renderers import MimetypeRenderer
+
+    class Page(MimetypeRenderer):
+        def to_mimebundle(self, fig_dict):
+            html = plotly.io.to_html(
+                fig_dict,
+                include_plotlyjs=f"../_static/{SCRIPT}",
+                full_html=False,
+                post_script=FOLLOW_THEME,
+                default_height=None,
+                auto_play=False,
+                config={"displaylogo": False, "responsive": True},
+                validate=False,
+            )
+            return {"text/html": html}
+
+    plotly.io.renderers["gallery"] = Page()
+    plotly.io.renderers.default = "gallery"
+
+
+def _copy_script(app, exception: Exception | None) -> None:
+    """Copy the script from the installed plotly, where a page links to it."""
+    pages = [] if exception else Path(app.outdir, "examples").glob("*.html")
+    if any(f"_static/{SCRIPT}" in page.read_text(encoding="utf-8") for page in pages):
+        from plotly.offline import get_plotlyjs
+
+        path = Path(app.outdir, "_static", SCRIPT)
+        if not path.exists() or path.read_text(encoding="utf-8") != get_plotlyjs():
+            path.write_text(get_plotlyjs(), encoding="utf-8")
