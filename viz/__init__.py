@@ -23,6 +23,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "slices": ["plot_line_slice", "plot_path", "plot_plane_slice"],
         "surface": ["plot_surface"],
         "interactive": ["interactive_surface"],
+        "film": ["save_film"],
         "regions": ["plot_regions"],
         "runs": ["plot_runs"],
         "onsets": ["plot_onset_curvature", "plot_onset_sharpness", "plot_onsets"],
