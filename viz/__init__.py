@@ -24,6 +24,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "surface": ["plot_surface"],
         "interactive": ["interactive_surface"],
         "film": ["save_film"],
+        "dashboard": ["dashboard"],
         "regions": ["plot_regions"],
         "runs": ["plot_runs"],
         "onsets": ["plot_onset_curvature", "plot_onset_sharpness", "plot_onsets"],
