@@ -25,6 +25,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "interactive": ["interactive_surface"],
         "film": ["save_film"],
         "dashboard": ["dashboard"],
+        "export": ["save_figure"],
+        "vtk": ["save_vtk"],
         "regions": ["plot_regions"],
         "runs": ["plot_runs"],
         "onsets": ["plot_onset_curvature", "plot_onset_sharpness", "plot_onsets"],
