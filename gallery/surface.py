@@ -27,11 +27,13 @@ with landscape.open_run(dynloss.example_run("cascade")) as run:
         run.checkpoints.sel(step=center),
         eigs.isel(mode=[0, 1]),
         half_width=0.7,
-        n_points=41,
+        n_points=29,
         terms=True,
     )
     around = run.checkpoints.sel(step=slice(center - 10, center + 9))
     path = landscape.project(objective, around, plane)
+    every = run.checkpoints.sel(step=slice(8490, 9490))
+    long_path = landscape.project(objective, every, plane)
 
 loss = dynloss.DynamicalCrossEntropy(n_classes=3, amplitude=70, period=period)
 phase = np.round(np.linspace(0, 1, 21), 2)
@@ -78,6 +80,19 @@ figure = viz.interactive_surface(planes, path, scale="log")
 figure
 
 # %%
+# Through the cascade
+# -------------------
+# The same plane under the class weights of steps 8,500 to 9,490, with the states of the last 20 steps: first all in
+# one place, then in two, then in four and more. These states are projected: far from step 9,050 they lie off the plane.
+steps = np.arange(8500, 9491, 55)
+weights = xr.DataArray(
+    loss.class_weights(steps), dims=("step", "class"), coords={"step": steps}
+)
+through = landscape.reweight(plane.drop_vars("step"), weights)
+figure = viz.interactive_surface(through, long_path, scale="log", tail=20)
+figure
+
+# %%
 # What one sees, in numbers
 # -------------------------
 # The states are those of the 20 steps around the centre, under whose own weights (phase 0.81) they bounce. The lowest
@@ -97,4 +112,10 @@ for at in (0, 0.1, 0.25, 0.5, 0.8, 0.9, 1):
     low = one.isel(one.argmin(["alpha", "beta"]))
     print(
         f"{at:5.2f} {float(low):14.4f} {float(low.alpha):6.2f} {float(low.beta):6.2f}"
+    )
+print("step   distance from the plane   loss on it   own loss")
+for step in steps[::3]:
+    one = long_path.sel(step=step)
+    print(
+        f"{step} {float(one.off_plane):24.2f} {float(one.plane_loss):12.3f} {float(one.loss):10.3f}"
     )

@@ -56,8 +56,8 @@ def dashboard(
     *,
     eigs: xr.Dataset | None = None,
     grads: xr.Dataset | None = None,
-    planes: Sequence[xr.Dataset] = (),
-    paths: Sequence[xr.Dataset] = (),
+    planes: xr.Dataset | Sequence[xr.Dataset] = (),
+    paths: xr.Dataset | Sequence[xr.Dataset] = (),
     spectrum: xr.Dataset | None = None,
     onsets: xr.Dataset | None = None,
     scale: str = "log",
@@ -78,9 +78,9 @@ def dashboard(
         `eigenvalue` (step, mode), and `threshold` (step) where present, from `landscape.top_eigenpairs`.
     grads : xarray.Dataset, optional
         `component` (step, mode), `gradient_norm`, `bulk_norm` (step), from `landscape.gradient_decomposition`.
-    planes : sequence of xarray.Dataset
+    planes : xarray.Dataset or sequence of xarray.Dataset
         `loss` (alpha, beta) with a scalar `step`, from `landscape.plane_slice`; all share their colours.
-    paths : sequence of xarray.Dataset
+    paths : xarray.Dataset or sequence of xarray.Dataset
         For each plane `alpha`, `beta` (step), from `landscape.project`.
     spectrum : xarray.Dataset, optional
         `density` (step, eigenvalue), from `landscape.spectral_density`.

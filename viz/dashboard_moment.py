@@ -23,11 +23,13 @@ DECADES = 4
 """By how many powers of ten densities may lie below the highest to be drawn."""
 
 
-def sections(planes: Sequence[xr.Dataset], paths: Sequence[xr.Dataset], scale: str) -> dict | None:
+def sections(
+    planes: xr.Dataset | Sequence[xr.Dataset], paths: xr.Dataset | Sequence[xr.Dataset], scale: str
+) -> dict | None:
     """Sections in shades of one common scale, and the states on each."""
     if scale not in ("linear", "log"):
         raise ValueError(f'scale must be "linear" or "log", got {scale!r}')
-    planes, paths = list(planes), list(paths)
+    planes, paths = ([one] if isinstance(one, xr.Dataset) else list(one) for one in (planes, paths))
     if paths and len(paths) != len(planes):
         raise ValueError(f"paths must be as many as planes, {len(planes)}, got {len(paths)}")
     if not planes:

@@ -1,4 +1,4 @@
-"""Figures of plotly on the gallery's pages: one copy of its script for the site, text in the colour of the page."""
+"""Figures of plotly on the gallery's pages: one copy of its script for the site, its text in the page's colour."""
 
 from __future__ import annotations
 
@@ -6,12 +6,21 @@ import importlib.util
 from pathlib import Path
 
 SCRIPT = "plotly.min.js"
-FOLLOW_THEME = """
+LOAD_ONCE = f"""<script>
+if (!window.Plotly) document.write('<script src="../_static/{SCRIPT}"><\\/script>');
+</script>
+"""
+FIT_PAGE = """
 const figure = document.getElementById("{plot_id}");
 const ink = () => Plotly.relayout(figure, {"font.color": getComputedStyle(document.body).color});
 new MutationObserver(ink).observe(document.documentElement, {attributes: true, attributeFilter: ["data-theme"]});
 ink();
-new ResizeObserver(() => Plotly.Plots.resize(figure)).observe(figure.parentNode);
+const height = figure.layout.height;
+const fit = () => {
+  const width = figure.parentNode.clientWidth;
+  if (width) Plotly.relayout(figure, {width: width, height: Math.min(height || 450, 1.1 * width)});
+};
+new ResizeObserver(fit).observe(figure.parentNode);
 """
 
 
@@ -32,15 +41,15 @@ def _use_site_script() -> None:
         def to_mimebundle(self, fig_dict):
             html = plotly.io.to_html(
                 fig_dict,
-                include_plotlyjs=f"../_static/{SCRIPT}",
+                include_plotlyjs=False,
                 full_html=False,
-                post_script=FOLLOW_THEME,
+                post_script=FIT_PAGE,
                 default_height=None,
                 auto_play=False,
-                config={"displaylogo": False, "responsive": True},
+                config={"displaylogo": False},
                 validate=False,
             )
-            return {"text/html": html}
+            return {"text/html": LOAD_ONCE + html}
 
     plotly.io.renderers["gallery"] = Page()
     plotly.io.renderers.default = "gallery"

@@ -86,6 +86,7 @@ def interactive_surface(
         return go.Scatter3d(z=z, **where, **own)
 
     name = sentence(_html(label(loss, "loss F")))
+    value = "log₁₀ loss" if scale == "log" else "loss"
     look = {
         "x": alpha.astype(np.float32),
         "y": beta.astype(np.float32),
@@ -97,11 +98,11 @@ def interactive_surface(
         "contours": {"z": {"show": True, "color": "rgba(255, 255, 255, 0.35)", "width": 1, "start": low, "end": high,
                            "size": (high - low) / 14}},
         "lighting": {"ambient": 0.75, "diffuse": 0.5, "specular": 0.05, "roughness": 0.9},
-        "hovertemplate": "α %{x:.3f}<br>β %{y:.3f}<extra></extra>",
+        "hovertemplate": f"α %{{x:.3f}}<br>β %{{y:.3f}}<br>{value} %{{z:.3g}}<extra></extra>",
     }  # fmt: skip
     dots = {
         "mode": "lines+markers",
-        "line": {"color": "#e8e8e8", "width": 4},
+        "line": {"color": "#e8e8e8", "width": 2},
         "marker": {"size": 4.5, "colorscale": _colorscale(cm.lajolla), "line": {"color": "black", "width": 1}},
         "hovertemplate": "%{text}<extra></extra>",
         "showlegend": False,
@@ -183,18 +184,27 @@ def _slider(loss: xr.DataArray, dim: str, at: np.ndarray) -> dict:
         {"label": "▶", "method": "animate", "args": [None, run]},
         {"label": "❚❚", "method": "animate", "args": [[None], now | {"frame": {"duration": 0, "redraw": True}}]},
     ]
-    place = {"y": 0, "yanchor": "top", "bordercolor": GRID, "bgcolor": "rgba(128, 128, 128, 0.15)"}
+    look = {"bordercolor": GRID, "bgcolor": "rgba(128, 128, 128, 0.15)", "yanchor": "top"}
     value = {"prefix": f"{text} ", "xanchor": "left"}
-    slider = {"steps": steps, "x": 0.16, "len": 0.8, "pad": {"t": 18, "b": 6}, "tickcolor": GRID, "currentvalue": value}
+    slider = {
+        "steps": steps,
+        "y": 0,
+        "x": 0.02,
+        "len": 0.96,
+        "pad": {"t": 18},
+        "tickcolor": GRID,
+        "currentvalue": value,
+    }
     menu = {
         "type": "buttons",
         "direction": "left",
         "buttons": buttons,
-        "x": 0.01,
-        "xanchor": "left",
         "showactive": False,
+        "y": 1,
+        "x": 0,
+        "xanchor": "left",
     }
-    return {"sliders": [place | slider], "updatemenus": [place | menu | {"pad": {"t": 38, "r": 6}}]}
+    return {"sliders": [look | slider], "updatemenus": [look | menu]}
 
 
 def _number(value) -> str:

@@ -78,7 +78,7 @@ def test_what_belongs_to_one_step_is_held_in_the_order_of_steps(board, plane, pa
 def test_losses_that_are_not_finite_have_a_mark_of_their_own(history, plane):
     plane = plane.assign(loss=plane.loss.copy())
     plane.loss[2, 1] = np.inf
-    (held,) = numbers(viz.dashboard(history, planes=[plane], scale="linear"))["sections"]["planes"]
+    (held,) = numbers(viz.dashboard(history, planes=plane, scale="linear"))["sections"]["planes"]
     shade = np.frombuffer(base64.b64decode(held["values"]), np.uint8).reshape(held["shape"])
     assert np.argwhere(shade == 255).tolist() == [[2, 1]]
 
