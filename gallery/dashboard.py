@@ -9,7 +9,8 @@ begins.
 
 # %%
 # Each panel is a Dataset of its own: the recorded history and eigenpairs, the gradient decomposition at every saved
-# state, and every 45 steps a section along :math:`v_1`, :math:`v_2` with the states of the last 20 steps.
+# state, and every 45 steps a section along :math:`v_1`, :math:`v_2` with the states of the last 20 steps, and the density
+# of all eigenvalues.
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -28,8 +29,9 @@ grads = landscape.gradient_decomposition(
     objective, states.sel(step=part), eigs.isel(mode=[0, 1])
 )
 
+moments = np.arange(7500, 9496, 45)
 planes, paths = [], []
-for step in np.arange(7500, 9496, 45):
+for step in moments:
     plane = landscape.plane_slice(
         objective,
         states.sel(step=step),
@@ -40,9 +42,7 @@ for step in np.arange(7500, 9496, 45):
     last = states.sel(step=slice(step - 19, step))
     planes.append(plane)
     paths.append(landscape.project(objective, last, plane))
-density = landscape.spectral_density(
-    objective, states.sel(step=np.arange(7500, 9496, 105))
-)
+density = landscape.spectral_density(objective, states.sel(step=moments))
 
 # %%
 # For print

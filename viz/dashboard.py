@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -132,9 +133,17 @@ def dashboard(
 
 def _page(data: dict) -> str:
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_plain_number)
-    template = files("viz").joinpath("dashboard.html").read_text(encoding="utf-8")
-    name = html.escape(data["title"] or "Dashboard of a run")
-    return template.replace("__TITLE__", name).replace("__DATA__", text.replace("</", "<\\/"))
+    parts = {
+        "TITLE": html.escape(data["title"] or "Dashboard of a run"),
+        "STYLE": _source("dashboard.css"),
+        "CODE": _source("dashboard.js"),
+        "DATA": text.replace("</", "<\\/"),
+    }
+    return re.sub("__(TITLE|STYLE|CODE|DATA)__", lambda found: parts[found[1]], _source("dashboard.html"))
+
+
+def _source(name: str) -> str:
+    return files("viz").joinpath(name).read_text(encoding="utf-8")
 
 
 def _plain_number(value):
