@@ -1,4 +1,4 @@
-"""Short films for web pages: frames drawn by matplotlib, written as one small animated WebP."""
+"""Short films for pages and talks: frames drawn by matplotlib, written as one small file."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from PIL import Image, features
+from PIL import Image
 from tqdm import tqdm
 
+from viz.film_files import WRITERS, check_encoder
 from viz.style import style
 
 STILL_DPI = 300
@@ -27,7 +28,7 @@ class Film:
     Attributes
     ----------
     path : Path
-        The animated WebP.
+        The animated WebP, or the MP4.
     still : Path
         One of its frames as a picture for print.
     n_frames : int
@@ -47,6 +48,11 @@ class Film:
             picture.convert("RGB").save(still, "webp", quality=60)
         film, still = (base64.b64encode(data).decode() for data in (self.path.read_bytes(), still.getvalue()))
         text = html.escape(self.text, quote=True)
+        if self.path.suffix.lower() == ".mp4":
+            return (
+                f'<video class="film" controls loop muted playsinline aria-label="{text}" style="max-width: 100%" '
+                f'poster="data:image/webp;base64,{still}" src="data:video/mp4;base64,{film}"></video>'
+            )
         # Whoever asked the system for less motion gets the still.
         return (
             '<picture class="film"><source media="(prefers-reduced-motion: reduce), print" '
@@ -68,7 +74,7 @@ def save_film(
     quality: int = 50,
     **subplots,
 ) -> Film:
-    """Draw a frame after the other and write them as an animated WebP, with one of them as a PNG beside it.
+    """Draw a frame after the other and write them as a film, with one of them as a PNG beside it.
 
     The layout is that of the still in all frames, so that nothing jumps; give the axes common limits in `draw`.
 
@@ -79,7 +85,8 @@ def save_film(
     frames : iterable
         What `draw` is called with: steps, Datasets, or anything else.
     path : path-like
-        Where to write, ending with ".webp"; the still lies beside it and ends with ".png". Older files are replaced.
+        Where to write: ".webp" is an animated picture for pages; ".mp4" is a video in H.264 for talks, for which the
+        program ffmpeg must be installed. The still lies beside it and ends with ".png". Older files are replaced.
     still : int
         Which frame to write as a picture, counted as in a list.
     text : str
@@ -107,7 +114,7 @@ def save_film(
     FileNotFoundError
         If the folder of `path` does not exist.
     RuntimeError
-        If Pillow was built without WebP, or `draw` fails, which then says at which frame.
+        If what writes the film is not installed, or `draw` fails; the error says at which frame.
     """
     path, frames = Path(path).resolve(), list(frames)
     _check(path, frames, still, fps, quality)
@@ -131,19 +138,13 @@ def save_film(
                 images.append(Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()))
         finally:
             plt.close(figure)
-    # No key frames after the first: nobody seeks in a short film, and they are a third of the file.
-    keys = {"kmin": len(frames) + 1, "kmax": len(frames) + 2}
-    options = {"save_all": True, "append_images": images[1:], "duration": round(1000 / fps), "loop": 0}
-    images[0].save(path, quality=quality, method=4, **keys, **options)
+    WRITERS[path.suffix.lower()](images, path, fps, quality)
     path.with_suffix(".png").write_bytes(picture.getvalue())
     return Film(path, path.with_suffix(".png"), len(frames), text)
 
 
 def _check(path: Path, frames: list, still: int, fps: float, quality: int) -> None:
-    if not features.check("webp"):
-        raise RuntimeError("Pillow was built without WebP, in which films are written: pip install --upgrade pillow")
-    if path.suffix.lower() != ".webp":
-        raise ValueError(f'path must end with ".webp", got {path.name!r}')
+    check_encoder(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"the folder {path.parent} does not exist: make it first")
     if not frames:

@@ -2,6 +2,8 @@
 
 import base64
 import re
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -77,7 +79,7 @@ def test_plots_of_datasets_make_a_film(tmp_path, plane, path):
 def test_bad_films_are_refused_in_a_line(tmp_path):
     for frames, name, options, error, says in (
         ([], "x.webp", {}, ValueError, "at least one frame"),
-        ([1], "x.gif", {}, ValueError, r'must end with "\.webp", got \'x\.gif\''),
+        ([1], "x.gif", {}, ValueError, r"must end with \.webp or \.mp4, got 'x\.gif'"),
         ([1], "no/x.webp", {}, FileNotFoundError, "no does not exist"),
         ([1], "x.webp", {"still": 1}, ValueError, "one of the 1 frames"),
         ([1], "x.webp", {"fps": 0}, ValueError, "fps must be above 0"),
@@ -86,6 +88,36 @@ def test_bad_films_are_refused_in_a_line(tmp_path):
         with pytest.raises(error, match=says):
             viz.save_film(shade, frames, tmp_path / name, **options)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs the program ffmpeg")
+def test_a_video_holds_the_frames_and_a_page_can_stop_it(tmp_path):
+    levels = [0.1, 0.8, 0.4]
+    film = viz.save_film(shade, levels, tmp_path / "grey.mp4", fps=5, figsize=(1.01, 1), dpi=101, quality=80)
+    command = ["ffmpeg", "-loglevel", "error", "-i", str(film.path), "-f", "rawvideo", "-pix_fmt", "gray", "-"]
+    frames = np.frombuffer(subprocess.run(command, capture_output=True, check=True).stdout, np.uint8)
+    frames = frames.reshape(3, 102, 102) / 255  # of an odd size before
+    np.testing.assert_allclose(frames[:, 50, 50], levels, atol=0.04)
+    page = film._repr_html_()
+    assert page.startswith("<video")
+    assert " controls " in page
+    assert base64.b64encode(film.path.read_bytes()).decode() in page
+
+
+def test_without_ffmpeg_a_video_is_refused_before_anything_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RuntimeError, match=r"install it, or write \.webp"):
+        viz.save_film(lambda axes, x: pytest.fail("drawn"), [1], tmp_path / "x.mp4")
+
+
+def test_what_ffmpeg_says_is_in_the_error(tmp_path, monkeypatch):
+    program = tmp_path / "ffmpeg"
+    program.write_text("#!/bin/sh\necho 'Unknown encoder libx264' >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with pytest.raises(RuntimeError, match=r"could not write x\.mp4: Unknown encoder libx264; write \.webp"):
+        viz.save_film(shade, [0.1, 0.2], tmp_path / "x.mp4", figsize=(1, 1))
+    assert [path.name for path in tmp_path.iterdir()] == ["ffmpeg"]
 
 
 def test_a_frame_that_cannot_be_drawn_is_named(tmp_path):
