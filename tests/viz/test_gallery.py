@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from viz.gallery import main, scripts, title
+from viz.gallery import _sources, main, scripts, title
 
 SCRIPT = '''"""
 The title of {name}
@@ -102,6 +102,11 @@ def test_only_what_changed_runs(gallery):
 
     assert build(gallery, force=True)[0] == 0
     assert runs(gallery)["alpha"] == 3
+
+
+def test_results_depend_on_all_that_a_package_shows():
+    names = {path.name for path in _sources(["viz"])}
+    assert {"dashboard.py", "dashboard.html", "dashboard.css", "dashboard.js"} <= names
 
 
 def test_failures_are_listed_after_the_rest_is_built(gallery):
