@@ -9,7 +9,7 @@ begins.
 
 # %%
 # Each panel is a Dataset of its own: the recorded history and eigenpairs, the gradient decomposition at every saved
-# state, and every 45 steps a section along :math:`v_1`, :math:`v_2` with the states of the last 20 steps, and the density
+# state, and every 45 steps a section along :math:`v_1`, :math:`v_2` with the states of the last 20 steps and the density
 # of all eigenvalues.
 import matplotlib.pyplot as plt
 import numpy as np
