@@ -19,7 +19,7 @@ MANY = 3000  # points in one artist from which it goes into a vector file as pix
 _ours = weakref.WeakSet()  # figures that plots made: what is added to them later keeps their style
 
 
-def own_figure(width: float = SINGLE_COLUMN, height: float = 2.3) -> Callable:
+def own_figure(width: float = SINGLE_COLUMN, height: float = 2.3, projection: str | None = None) -> Callable:
     """Let a plot called without `ax` make a figure in the project's style; axes of the user's keep their own style."""
 
     def wrap(plot: Callable[..., Axes]) -> Callable[..., Axes]:
@@ -30,14 +30,22 @@ def own_figure(width: float = SINGLE_COLUMN, height: float = 2.3) -> Callable:
                     return plot(dataset, ax, **options)
             if ax is not None:
                 return plot(dataset, ax, **options)
-            return in_new_figure(lambda axes: plot(dataset, axes[0], **options), 1, width, height)
+            kind = {"projection": projection}
+            return in_new_figure(lambda axes: plot(dataset, axes[0], **options), 1, width, height, subplot_kw=kind)
 
         return on_axes
 
     return wrap
 
 
-def in_new_figure(draw: Callable, n_rows: int, width: float, height: float, ratios: Sequence[float] | None = None):
+def in_new_figure(
+    draw: Callable,
+    n_rows: int,
+    width: float,
+    height: float,
+    ratios: Sequence[float] | None = None,
+    subplot_kw: dict | None = None,
+):
     """Return `draw(axes)` on stacked axes that share the horizontal axis; the figure is closed if drawing fails."""
     with style():
         figure, axes = plt.subplots(
@@ -48,6 +56,7 @@ def in_new_figure(draw: Callable, n_rows: int, width: float, height: float, rati
             squeeze=False,
             layout="constrained",
             height_ratios=ratios,
+            subplot_kw=subplot_kw,
         )
         _ours.add(figure)
         try:

@@ -125,9 +125,10 @@ def _version(tool: str) -> str:
 
 
 def _sources(packages: Iterable[str]) -> list[Path]:
-    """Python files of packages, which are not imported for it."""
+    """Sources of packages, which are not imported for it."""
     folders = [Path(importlib.util.find_spec(name).submodule_search_locations[0]) for name in packages]
-    return [path for folder in folders for path in sorted(folder.rglob("*.py"))]
+    kinds = {".py", ".html", ".css", ".js"}
+    return [path for folder in folders for path in sorted(folder.rglob("*")) if path.suffix in kinds]
 
 
 def _digest(paths: Iterable[Path], *words: str) -> str:

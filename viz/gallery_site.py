@@ -118,6 +118,7 @@ CONFIG = {
         "numpydoc",
         "sphinx_gallery.gen_gallery",
         "viz.gallery_math",
+        "viz.gallery_plotly",
         "viz.gallery_reference",
     ],
     "exclude_patterns": ["**/*.inc"],

@@ -10,8 +10,10 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 
-SINGLE_COLUMN = 3.4  # inches
-DOUBLE_COLUMN = 7.0
+SINGLE_COLUMN = 3.4  # inches: 86 mm
+DOUBLE_COLUMN = 7.0  # 178 mm
+SMALLEST_TEXT = 7  # points, in print
+MM = 1 / 25.4  # inches
 
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"  # the palette of Okabe and Ito (2008)
 PURPLE, SKY, YELLOW, BLACK = "#CC79A7", "#56B4E9", "#F0E442", "#000000"
@@ -62,22 +64,68 @@ RC = {
     "agg.path.chunksize": 10_000,  # lines of 10⁵ points that alternate at every step
 }
 
+TEXT_SIZES = [
+    "font.size",
+    "axes.labelsize",
+    "axes.titlesize",
+    "xtick.labelsize",
+    "ytick.labelsize",
+    "legend.fontsize",
+    "figure.titlesize",
+]
 
-def style() -> AbstractContextManager[None]:
+
+def style(
+    *, width: str | float | None = None, height: float | None = None, text: float = 8
+) -> AbstractContextManager[None]:
     """A context in which figures look like those of the gallery.
 
-    A plot that makes its own figure already uses it; open it around figures whose axes you make yourself.
+    A plot that makes its own figure already uses it; open it around figures whose axes you make yourself. Text in PDF
+    and SVG stays text, in TrueType fonts that PDF embeds; `viz.save_figure` writes them.
+
+    Parameters
+    ----------
+    width : {"single", "double"} or float, optional
+        Width of new figures: a column of 86 mm or two of 178 mm, as APS has them, or any other in mm: Nature has 89 and
+        183, Elsevier 90 and 190.
+    height : float, optional
+        Their height in mm, 58 by default.
+    text : float
+        Size of labels in points, at least 7; numbers on axes and legends have a point less, but not below 7.
+
+    Raises
+    ------
+    ValueError
+        If a size is out of range.
 
     Examples
     --------
     >>> import matplotlib.pyplot as plt
-    >>> with style():
-    ...     figure, axes = plt.subplots(2, 1, figsize=(3.4, 3.0), sharex=True)
+    >>> with style(width="double", height=60):
+    ...     figure, axes = plt.subplots(1, 2)
     >>> axes[0].xaxis.label.get_fontsize()
     8.0
+    >>> (figure.get_size_inches() * 25.4).round().tolist()
+    [178.0, 60.0]
     >>> plt.close(figure)
     """
-    return mpl.rc_context(RC)
+    if not SMALLEST_TEXT <= text <= 24:
+        raise ValueError(f"text must be from {SMALLEST_TEXT} to 24 points to be read in print, got {text:g}")
+    small = max(text - 1, SMALLEST_TEXT)
+    sizes = {name: text if RC[name] == RC["font.size"] else small for name in TEXT_SIZES}
+    return mpl.rc_context(RC | sizes | {"figure.figsize": _figure_size(width, height)})
+
+
+def _figure_size(width: str | float | None, height: float | None) -> tuple[float, float]:
+    """Width and height in inches."""
+    columns = {"single": SINGLE_COLUMN, "double": DOUBLE_COLUMN, None: SINGLE_COLUMN}
+    if isinstance(width, str) and width not in columns:
+        raise ValueError(f'width must be "single", "double" or a number of mm, got {width!r}')
+    across = columns[width] if width in columns else float(width) * MM
+    down = RC["figure.figsize"][1] if height is None else float(height) * MM
+    if not (0.4 <= across <= 20 and 0.4 <= down <= 20):
+        raise ValueError(f"width and height must be from 10 to 500 mm, got {across / MM:.0f} and {down / MM:.0f}")
+    return across, down
 
 
 def panel_letters(axes: Axes | Iterable[Axes] | dict[str, Axes], *, start: str = "a") -> None:
@@ -103,6 +151,6 @@ def panel_letters(axes: Axes | Iterable[Axes] | dict[str, Axes], *, start: str =
             textcoords="offset points",
             ha="right",
             va="bottom",
-            fontsize=8,
+            fontsize="medium",
             fontweight="bold",
         )

@@ -47,7 +47,7 @@ def case(request):
 
 
 def test_every_public_plot_is_tested_here():
-    several = {"plot_runs"}  # takes more than one Dataset: test_runs.py
+    several = {"plot_runs", "plot_surface"}  # takes several Datasets, 3D axes: test_runs.py, test_surface.py
     assert {name for name in viz.__all__ if name.startswith("plot_")} == set(PLOTS) | several
 
 

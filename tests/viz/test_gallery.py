@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from viz.gallery import main, scripts, title
+from viz.gallery import _sources, main, scripts, title
 
 SCRIPT = '''"""
 The title of {name}
@@ -104,6 +104,11 @@ def test_only_what_changed_runs(gallery):
     assert runs(gallery)["alpha"] == 3
 
 
+def test_results_depend_on_all_that_a_package_shows():
+    names = {path.name for path in _sources(["viz"])}
+    assert {"dashboard.py", "dashboard.html", "dashboard.css", "dashboard.js"} <= names
+
+
 def test_failures_are_listed_after_the_rest_is_built(gallery):
     (gallery / "alpha.py").write_text(SCRIPT.format(name="alpha") + "\nraise RuntimeError('no such step: 9050')\n")
     (gallery / "gamma.py").write_text("x = 1\n")
@@ -139,6 +144,22 @@ def test_pages_need_nothing_from_the_network(gallery):
     assert "toy.double.html" in page(gallery, "alpha")  # code and text link to the reference
     for sheet in (gallery / "_site" / "_static").rglob("*.css"):
         assert not re.search(r"""(@import|url\()\s*["']?(https?:)?//""", sheet.read_text()), sheet
+
+
+def test_a_figure_to_turn_uses_the_one_script_of_the_site(gallery):
+    pytest.importorskip("plotly")
+    assert build(gallery)[0] == 0
+    script = gallery / "_site" / "_static" / "plotly.min.js"
+    assert not script.exists()
+    figure = "\nimport plotly.graph_objects as go\n\ngo.Figure(go.Surface(z=[[0, 1], [2, 3]]))\n"
+    (gallery / "beta.py").write_text(SCRIPT.format(name="beta").replace('print("beta', figure + '\n# %%\nprint("beta'))
+    assert build(gallery)[0] == 0
+    assert script.stat().st_size > 1e6
+    assert 'src="../_static/plotly.min.js"' in page(gallery, "beta")
+    assert "Plotly.newPlot" in page(gallery, "beta")
+    assert "plotly" not in page(gallery, "alpha")
+    assert not re.search(r"""\bsrc=["'](https?:)?//""", page(gallery, "beta"))
+    assert len(page(gallery, "beta")) < 1e5
 
 
 @pytest.mark.parametrize("command", [["build", "nope"], ["build", "nope.py"]])
