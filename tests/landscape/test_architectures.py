@@ -1,17 +1,21 @@
 """Gradients and Hessian products of many architectures are those of the user's own model, which is never changed.
 
 The oracle knows nothing of the library: it sets the parameters of another instance of the model, takes its gradient by
-plain autograd in float64, and central differences of gradients for Hessian products.
+plain autograd in float64, and central differences of gradients for Hessian products, or a second derivative column by
+column for eigenvalues.
 """
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
+import xarray as xr
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from landscape import Objective
+from landscape import Objective, top_eigenpairs
+from landscape.model_copy import twice_differentiable
 
 
 class Last(nn.Module):
@@ -238,3 +242,41 @@ def test_what_vmap_does_not_take_is_evaluated_row_by_row():
         objective.losses(objective.layout.flatten_model(model).expand(2, -1), 0)
         taken[name] = objective.vmaps
     assert taken == {"tanh": True, "group norm": True, "lstm": False}
+
+
+CURVED = ["batch norm", "lstm", "transformer", "tied embedding", "attention", "layer norm"]
+
+
+@pytest.mark.parametrize("name", CURVED)
+def test_eigenvalues_are_those_of_the_dense_hessian(name):
+    model, inputs, targets = built(name, torch.float64)
+    objective = Objective(model, loss_fn, inputs, targets)
+    theta = objective.layout.flatten_model(model)
+    params = torch.stack([theta, 1.5 * theta])
+    rows = xr.Dataset({"params": (("step", "param"), params.numpy())}, {"step": [0, 1]})
+    eigs = top_eigenpairs(objective, rows, k=3, tol=1e-9)
+    assert eigs.certified.all()
+    for row, point in enumerate(params):
+        np.testing.assert_allclose(eigs.eigenvalue[row], dense_eigenvalues(name, point)[:3], rtol=1e-6)
+
+
+def dense_eigenvalues(name, point):
+    """Largest first, of the Hessian of the user's own model, one column after the other."""
+    model, inputs, targets = built(name, torch.float64)
+    parameters = list(model.parameters())
+    nn.utils.vector_to_parameters(point, parameters)
+    with twice_differentiable(recurrent=True):  # of torch's kernels, those that have a double backward
+        gradient = torch.autograd.grad(loss_fn(model(inputs), targets, 0), parameters, create_graph=True)
+        gradient = nn.utils.parameters_to_vector(gradient)
+        columns = [
+            torch.cat(
+                [
+                    part.flatten()
+                    for part in torch.autograd.grad(entry, parameters, retain_graph=True, materialize_grads=True)
+                ]
+            )
+            for entry in gradient
+        ]
+    hessian = torch.stack(columns)
+    torch.testing.assert_close(hessian, hessian.T, rtol=1e-9, atol=1e-11)
+    return torch.linalg.eigvalsh(hessian).flip(0).numpy()
