@@ -1,7 +1,7 @@
 """Largest eigenvalues of other models' Hessians agree with curvlinops: batch norm, LSTM, attention, tied weights.
 
-Under torch 2.13 second derivatives of layer norm are wrong in torch.func, on which curvlinops stands: its matrix is then
-not symmetric, and the test says so. Ours is compared with dense Hessians for all of them in tests/landscape.
+Under torch 2.13 second derivatives of layer norm are wrong in torch.func, on which curvlinops stands: its matrix is
+then not symmetric, and the test says so. Ours is compared with dense Hessians for all of them in tests/landscape.
 """
 
 import numpy as np
