@@ -19,6 +19,9 @@ from dynloss.ensemble_record import EnsembleRecord
 from dynloss.kernels import fastest_objective
 from dynloss.measures import SCALARS, accuracies_of
 
+N_UPDATES = 2
+"""Updates before a row of the history that it tells of: the last and the one before."""
+
 STEPS_AT_ONCE = 256
 """Steps whose class weights are computed together, and between two looks at whether training was interrupted."""
 
@@ -231,8 +234,12 @@ def _descend(group: _Group, n_steps: int, record: EnsembleRecord, progress: tqdm
         given = [loss.class_weights(torch.from_numpy(steps)) for loss in group.losses]
         weights = np.stack([np.asarray(one) for one in given], axis=1)  # (step, member, class)
         objective = group.objective.reweighted(weights.reshape(-1, weights.shape[-1]))
-        for step in steps:
-            losses, gradients = objective.value_and_gradient(params, (step - first) * len(group.losses) + alive)
+        rows_of = (steps - first)[:, None] * len(group.losses)
+        skipped_to = first
+        for step in steps.tolist():
+            if step < skipped_to:
+                continue
+            losses, gradients = objective.value_and_gradient(params, rows_of[step - first] + alive)
             record.checkpoint(group.numbers[alive], step, params)
             if step % record.history_every == 0:
                 row = {"loss": losses, **_norms(gradients, update, before)}
@@ -249,6 +256,12 @@ def _descend(group: _Group, n_steps: int, record: EnsembleRecord, progress: tqdm
                     return
             before, moved = update, params - rates * gradients
             params, update = moved, moved - params
+            skipped_to = step + 1
+            quiet = min(record.next(step + 1) - N_UPDATES, steps[-1] + 1) - skipped_to
+            if quiet > 0 and hasattr(objective, "descend"):
+                at = rows_of[skipped_to - first : skipped_to - first + quiet] + alive
+                params, made = objective.descend(params, rates[:, 0], at)
+                skipped_to += made
         progress.update(len(group.numbers) * len(steps))
     record.checkpoint(group.numbers[alive], n_steps, params)
     record.diverged(group.numbers[alive[~params.isfinite().all(1).numpy(force=True)]], n_steps)

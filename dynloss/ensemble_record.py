@@ -47,6 +47,11 @@ class EnsembleRecord:
         self.last_step = np.full(n_members, n_steps)
         self.is_diverged = np.zeros(n_members, bool)
 
+    def next(self, step: int) -> int:
+        """The first step from `step` on of which something is kept."""
+        saved = self.saved[np.searchsorted(self.saved, step)] if step <= self.saved[-1] else self.saved[-1]
+        return min(-(-step // self.history_every) * self.history_every, saved)
+
     def row(self, members: np.ndarray, step: int, values: dict[str, torch.Tensor]) -> None:
         """Keep a row of the history of these members."""
         for name in self.history.keys() & values.keys():

@@ -78,6 +78,20 @@ class CompiledNetworkObjective(NetworkObjective):
         rows = self._rows(self.as_params(params))
         return torch.from_numpy(self._expand(rows, step, rows[:0], self._state(1, 0)))
 
+    def descend(self, params: torch.Tensor, rates: torch.Tensor, steps: np.ndarray) -> tuple[torch.Tensor, int]:
+        """Params (E, n) after gradient descent with `rates` (E,), and the number of updates made, at most T.
+
+        Update t is made under the class weights of `steps` (T, E). It ends before the first update at which a loss is
+        not finite. To the last bit as gradients by `value_and_gradient` and updates by torch.
+        """
+        rows = _array(params).copy()
+        weights = _array(self.class_weights(steps.ravel())).reshape(*steps.shape, self._n_classes)
+        losses, gradients = np.empty(len(rows), rows.dtype), np.empty_like(rows)
+        made = loops.expand(
+            rows, self._inputs, self._targets, weights, self._form, _array(rates), losses, gradients, *self._state(1, 0)
+        )
+        return torch.from_numpy(rows), int(made)
+
     def _value_and_gradient(self, params: torch.Tensor, step) -> tuple[torch.Tensor, torch.Tensor]:
         rows = self._rows(params)
         gradient = np.empty_like(rows)
@@ -144,7 +158,8 @@ class CompiledNetworkObjective(NetworkObjective):
             weights = _array(self.class_weights(as_steps(step, len(rows))))
         if weights.shape != (len(rows), self._n_classes):
             raise ValueError(f"the loss gives class weights of shape {weights.shape} for {self._n_classes} classes")
-        loops.expand(rows, self._inputs, self._targets, weights, self._form, losses, gradients, *state)
+        still = rows[:0, 0]  # no rates: params stay where they are
+        loops.expand(rows, self._inputs, self._targets, weights[None], self._form, still, losses, gradients, *state)
         return losses
 
     def _state(self, n_rows: int, n_masks: int) -> tuple[np.ndarray, ...]:

@@ -31,6 +31,7 @@ WITHIN = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper"
 compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
 inner = njit(fastmath=FAST, **WITHIN)
 exactly = njit(fastmath={"contract"}, **WITHIN)  # nothing is reordered
+rounding_twice = njit(fastmath=False, **WITHIN)  # nor fused, as where torch multiplies and subtracts; not inherited
 
 
 @compiled
@@ -44,42 +45,53 @@ def outputs(params, inputs, relative, layers, out):
 
 
 @compiled
-def expand(params, inputs, targets, weights, form, losses, gradients, layers, mixed, curvature, mask, mask_t):
+def expand(params, inputs, targets, weights, form, rates, losses, gradients, layers, mixed, curvature, mask, mask_t):
     """Losses (E,) at params (E, n); gradients (E, n) if not empty; and what `products` needs.
 
-    Class weights are (E, class). The first axis of layers, mixed, curvature and the masks is E, or 1 to use one
-    row over and over; mask (E, h, P) and mask_t (E, P, h), int8, may be empty. Padded units of layers must be zero.
+    Class weights are (T, E, class), with one T unless there are rates (E,): then params are moved by gradient descent,
+    an update under each of T, as long as all losses are finite; the number of updates is returned. One function for
+    both, as only the same machine code is sure to round alike.
+
+    The first axis of layers, mixed, curvature and the masks is E, or 1 to use one row over and over; mask (E, h, P) and
+    mask_t (E, P, h), int8, may be empty. Padded units of layers must be zero.
     """
     n_inputs, n_samples = inputs.shape
-    n_classes = weights.shape[1]
+    n_classes = weights.shape[2]
     relative = 1 if form == CROSS_ENTROPY else 0
     active = np.empty((4, n_samples), params.dtype)
     slope = np.zeros((n_classes, n_samples), params.dtype)
     spread = np.zeros((mixed.shape[1], n_samples), params.dtype)
     nothing = np.zeros(layers.shape[1:], params.dtype)
-    for e in range(len(params)):
-        r = e if len(layers) > 1 else 0
-        _split(params[e], n_inputs, n_classes, relative, layers[r])
-        _forward(params[e], inputs, n_classes, relative, layers[r], active, slope)
-        losses[e] = _derivatives(slope, targets, weights[e], form, curvature[r])
-        if len(gradients) or len(mask):
-            _spread(slope, inputs, n_classes - relative, spread)
-            if n_inputs <= 3 and len(spread) >= 6 and not len(mask):
-                _dots_of_few_inputs(layers[r], inputs, spread, mixed[r])
-            else:
-                for h in range(0, layers.shape[2], 4):
-                    for q in range(4):
-                        _hidden_unit(layers[r], h + q, inputs, True, active[q])
-                        if len(mask):
-                            for n in range(n_samples):
-                                mask[r, h + q, n] = np.int8(active[q, n])
-                    _dots(active, spread, h, mixed[r])
-        if len(gradients):
-            _join(layers[r], mixed[r], nothing, mixed[r], slope, n_inputs, relative, gradients[e])
-        if len(mask):
-            for n in range(n_samples):
-                for h in range(mask.shape[1]):
-                    mask_t[r, n, h] = mask[r, h, n]
+    for t in range(len(weights)):
+        for e in range(len(params)):
+            r = e if len(layers) > 1 else 0
+            _split(params[e], n_inputs, n_classes, relative, layers[r])
+            _forward(params[e], inputs, n_classes, relative, layers[r], active, slope)
+            losses[e] = _derivatives(slope, targets, weights[t, e], form, curvature[r])
+            if len(gradients) or len(mask):
+                _spread(slope, inputs, n_classes - relative, spread)
+                if n_inputs <= 3 and len(spread) >= 6 and not len(mask):
+                    _dots_of_few_inputs(layers[r], inputs, spread, mixed[r])
+                else:
+                    for h in range(0, layers.shape[2], 4):
+                        for q in range(4):
+                            _hidden_unit(layers[r], h + q, inputs, True, active[q])
+                            if len(mask):
+                                for n in range(n_samples):
+                                    mask[r, h + q, n] = np.int8(active[q, n])
+                        _dots(active, spread, h, mixed[r])
+            if len(gradients):
+                _join(layers[r], mixed[r], nothing, mixed[r], slope, n_inputs, relative, gradients[e])
+            if len(mask):
+                for n in range(n_samples):
+                    for h in range(mask.shape[1]):
+                        mask_t[r, n, h] = mask[r, h, n]
+        if len(rates):
+            for e in range(len(params)):
+                if not np.isfinite(losses[e]):
+                    return t
+            _move(params, rates, gradients)
+    return len(weights)
 
 
 @compiled
@@ -121,6 +133,13 @@ def products(vectors, inputs, relative, layers, mixed, curvature, mask, mask_t, 
         for k in range(n):
             rows = pushed[k * n_pairs : (k + 1) * n_pairs]
             _join(layers[e], rows, v_layers[k], mixed[e], bent[k], n_inputs, relative, out[e, start + k])
+
+
+@rounding_twice
+def _move(params, rates, gradients):
+    for e in range(len(params)):
+        for i in range(params.shape[1]):
+            params[e, i] -= rates[e] * gradients[e, i]
 
 
 @inner

@@ -106,6 +106,23 @@ def test_a_member_that_diverges_stops_and_the_others_go_on():
     assert checkpoints.step.max() <= last
 
 
+@pytest.mark.filterwarnings("ignore:1 of 3 members diverged")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize("history_every", [3, 50, 1000])
+def test_steps_between_rows_are_the_same_to_the_last_bit(history_every, dtype):
+    several = [model.to(dtype) for model in models(3)]
+    data = (DATA.inputs.to(dtype), DATA.targets)
+    options = {"n_steps": 400, "learning_rate": [0.1, 30.0, 0.2], "checkpoint_every": 170}
+    dense = dynloss.train_ensemble(several, losses("by sample")[0], data, history_every=1, **options)
+    thin = dynloss.train_ensemble(several, losses("by sample")[0], data, history_every=history_every, **options)
+    assert dense.status.values.tolist() == ["complete", "diverged", "complete"]
+    assert 0 < dense.last_step[1] < 400
+    for name in ("params", "status", "last_step"):
+        np.testing.assert_array_equal(thin[name], dense[name])
+    for name in ("loss", "update_norm", "update_cosine"):
+        np.testing.assert_array_equal(thin[name], dense[name].sel(step=thin.step))
+
+
 def test_all_members_may_diverge():
     with pytest.warns(RuntimeWarning, match="2 of 2 members diverged"):
         trained = dynloss.train_ensemble(
