@@ -6,7 +6,6 @@ import re
 import shutil
 import sys
 import time
-import warnings
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -17,8 +16,10 @@ from sphinx_gallery.gen_rst import extract_intro_and_title
 from sphinx_gallery.py_source_parser import split_code_and_text_blocks
 from sphinx_gallery.utils import get_md5sum
 
-from viz.gallery_reference import write_if_changed, write_reference
-from viz.style import RC
+from viz.gallery import sections
+from viz.gallery_pages import copy_pages, write_gallery_page, write_thumbnails
+from viz.gallery_reference import write_reference
+from viz.gallery_scripts import announce
 
 _state = {}  # of the build that runs: the hooks of sphinx-gallery have no other place for it
 
@@ -31,6 +32,7 @@ def build_site(
     packages: Sequence[str],
     *,
     fresh: bool = False,
+    jobs: int = 1,
 ) -> dict[str, str]:
     """Run scripts and write the site to ``folder/_site``; return the reason for each script that failed.
 
@@ -48,6 +50,8 @@ def build_site(
         Packages to document.
     fresh : bool
         Start from nothing.
+    jobs : int
+        Processes in which scripts run side by side.
     """
     source, site = folder / "_build" / "source", folder / "_site"
     if fresh:
@@ -56,13 +60,16 @@ def build_site(
     source.mkdir(parents=True, exist_ok=True)
     failures = {name: reason for name in paths if (reason := _why_not_a_page(paths[name]))}
     shown = [name for name in paths if name not in failures]
-    _copy_pages(folder / "pages", source)
-    write_if_changed(source / "thumbnails.inc", _thumbnails(folder, shown))
+    shown_sections = {heading: [n for n in names if n in shown] for heading, names in sections(folder).items()}
+    shown_sections = {heading: names for heading, names in shown_sections.items() if names}
+    copy_pages(folder / "pages", source)
+    write_thumbnails(folder, source, shown_sections)
     write_reference(source / "api", packages)
     _forget_results(source / "examples", site / "examples", shown, kept, paths)
 
     to_run = [name for name in to_run if name in shown]
-    _state.update(done=0, of=len(to_run), spent=0.0, order=list(paths))
+    announce(to_run)
+    _state.update(order=list(paths))
     excluded = "|".join(["_[^/]*", *map(re.escape, failures)])
     gallery = {
         "examples_dirs": "../..",
@@ -72,7 +79,7 @@ def build_site(
         "within_subsection_order": "viz.gallery_site.ScriptOrder",
         "minigallery_sort_order": "viz.gallery_site.script_order",
         "only_warn_on_example_error": True,
-        "reset_modules": ("viz.gallery_site.around_script",),
+        "reset_modules": ("viz.gallery_scripts.around_script",),
         "reset_modules_order": "both",
         "doc_module": tuple(packages),
         "backreferences_dir": "api/backreferences",
@@ -83,6 +90,7 @@ def build_site(
         "min_reported_time": 1e9,
         "show_signature": False,
         "plot_gallery": True,
+        "parallel": jobs if jobs > 1 else False,
     }
     static = source / "_static"
     sheets = {
@@ -91,7 +99,6 @@ def build_site(
     }
     if not sys.stderr.isatty():
         nocolor()
-    started = time.perf_counter()  # scripts run while Sphinx starts
     with patch_docutils(), docutils_namespace():
         app = Sphinx(
             source,
@@ -102,10 +109,12 @@ def build_site(
             confoverrides=CONFIG | sheets | {"sphinx_gallery_conf": gallery},
             status=None,
             warning=sys.stderr,
-        )
+        )  # scripts have run by now
+        write_gallery_page(folder, source, shown_sections)
+        started = time.perf_counter()
         app.build()
     failed = app.config.sphinx_gallery_conf["failing_examples"]
-    print(f"pages written, {time.perf_counter() - started - _state['spent']:.1f} s", flush=True)
+    print(f"pages written, {time.perf_counter() - started:.1f} s", flush=True)
     return {n: r for n, r in failures.items() if n in paths} | {Path(p).stem: str(r) for p, r in failed.items()}
 
 
@@ -120,7 +129,8 @@ CONFIG = {
         "viz.gallery_math",
         "viz.gallery_reference",
     ],
-    "exclude_patterns": ["**/*.inc"],
+    "templates_path": ["_templates"],
+    "exclude_patterns": ["**/*.inc", "_templates"],
     "html_theme": "pydata_sphinx_theme",
     "html_title": "Loss landscapes in motion",
     "html_math_renderer": "mathtext",
@@ -143,45 +153,6 @@ CONFIG = {
     "numpydoc_show_class_members": False,
     "suppress_warnings": ["sphinx_gallery.example_error", "config.cache"],
 }
-
-
-def around_script(gallery_conf: dict, path: str | None, when: str) -> None:
-    """Before a script: the project's style and warnings to the terminal. After it: its time."""
-    if path is None:
-        return
-    import matplotlib as mpl
-
-    name = Path(path).stem
-    if when == "before":
-        mpl.use("agg")
-        mpl.rcdefaults()
-        mpl.rcParams.update(RC | {"savefig.dpi": 140})
-        _state["done"] += 1
-        print(f"[{_state['done']}/{_state['of']}] {name} …", end=" ", flush=True)
-        _state["started"], _state["patched"] = time.perf_counter(), (warnings.formatwarning, sys.exit)
-        warnings.formatwarning, sys.exit = _on_terminal_too(warnings.formatwarning), _no_exit
-    else:
-        warnings.formatwarning, sys.exit = _state.pop("patched")
-        seconds = time.perf_counter() - _state["started"]
-        _state["spent"] += seconds
-        print(f"{seconds:.1f} s", flush=True)
-
-
-def _no_exit(status=None):
-    """Fail the script: sphinx-gallery would let it end the whole build."""
-    raise RuntimeError(f"the script called sys.exit({status!r})")
-
-
-def _on_terminal_too(form):
-    """Print each warning that is formatted: sphinx-gallery puts them on the script's page only."""
-    terminal = sys.stderr
-
-    def both(message, category, filename, lineno, line=None):
-        text = form(message, category, Path(filename).name, lineno, line)
-        print(f"\n    {text.splitlines()[0]}", file=terminal, flush=True)
-        return text
-
-    return both
 
 
 def script_order(filename: str) -> int:
@@ -215,30 +186,6 @@ def _why_not_a_page(path: Path) -> str:
     except Exception:
         return "ValueError: a script must start with a docstring whose first line is a title, underlined by ==="
     return ""
-
-
-def _copy_pages(pages: Path, source: Path) -> None:
-    """Copy pages that changed, and remove those that are gone."""
-    wanted = {path.relative_to(pages) for path in pages.rglob("*") if path.is_file()}
-    for relative in wanted:
-        old, new = source / relative, pages / relative
-        if not old.exists() or old.read_bytes() != new.read_bytes():
-            old.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(new, old)
-    for path in source.rglob("*.rst"):
-        relative = path.relative_to(source)
-        if relative.parts[0] not in ("examples", "api", "_static") and relative not in wanted:
-            path.unlink()
-
-
-def _thumbnails(folder: Path, shown: Sequence[str]) -> str:
-    """Directive for thumbnails of all scripts, with their titles so that it changes when they do."""
-    from viz.gallery import title
-
-    if not shown:
-        return "(There are no scripts yet.)\n"
-    lines = "".join(f"   ../../{name}.py\n" for name in shown)
-    return f".. minigallery::\n\n{lines}\n.. " + "\n   ".join(title(folder / f"{name}.py") for name in shown) + "\n"
 
 
 def _forget_results(examples: Path, pages: Path, shown: Sequence[str], kept: Collection[str], paths: dict) -> None:
