@@ -24,7 +24,7 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parents[1] / "gallery"
 PACKAGES = ("landscape", "dynloss", "viz")
 TOOLS = ("sphinx", "sphinx-gallery", "pydata-sphinx-theme", "numpydoc", "matplotlib")
-WRITERS = ("gallery.py", "gallery_math.py", "gallery_pages.py", "gallery_reference.py", "gallery_site.py")
+WRITERS = tuple(f"gallery{part}.py" for part in ("", "_math", "_pages", "_reference", "_site", "_tables"))
 
 
 class GalleryError(ValueError):
@@ -64,19 +64,21 @@ def build(
         raise GalleryError(f"--jobs must be 1 or more, got {jobs}")
     paths = scripts(folder)
     chosen = _chosen(paths, names)
-    missing = [tool for tool in (*TOOLS, *["joblib"] * (jobs > 1)) if not _version(tool)]
+    missing = [tool for tool in (*TOOLS, *["joblib"] * (jobs > 1)) if not installed_version(tool)]
     if missing:
         raise GalleryError(f"the gallery needs {', '.join(missing)}: install them by pip install -e '.[gallery]'")
 
     sources = _sources(packages)
     # What writes pages cannot change what scripts draw: it is part of the site's key only.
-    drawing = [path for path in sources if path.parent.name != "viz" or path.name not in WRITERS]
-    common = _digest(drawing, *(f"{tool} {_version(tool)}" for tool in TOOLS))
+    writing = [path for path in sources if path.parent.name == "viz" and path.name in WRITERS]
+    drawing = [path for path in sources if path not in writing]
+    common = _digest(drawing, *(f"{tool} {installed_version(tool)}" for tool in TOOLS))
     keys = {name: _digest([path, *sorted(folder.glob(f"data/{name}.*"))], common) for name, path in paths.items()}
     texts = [p for p in [folder / "GALLERY_HEADER.rst", *sorted(folder.rglob("pages/**/*"))] if p.is_file()]
     texts += [p for p in [folder / "_order.txt", *sorted(folder.glob("data/*.json"))] if p.is_file()]
     texts += sorted(folder.glob("images/*"))
-    site = _digest([*texts, *sources], common, *paths)
+    writers = _digest(writing)
+    site = _digest(texts, common, writers, *paths)
     ledger = folder / "_build" / "results.json"
     before = json.loads(ledger.read_text()) if ledger.exists() else {"site": "", "scripts": {}}
     index = folder / "_site" / "index.html"
@@ -90,9 +92,10 @@ def build(
     from viz.gallery_site import build_site
 
     kept = {name for name in paths if name in last and name not in to_run}
-    failures = build_site(folder, paths, to_run, kept, packages, fresh=force and not names, jobs=jobs)
+    rewrite = before.get("writers") != writers
+    failures = build_site(folder, paths, to_run, kept, packages, fresh=force and not names, jobs=jobs, rewrite=rewrite)
     results = {name: last[name] for name in kept} | {n: "" if n in failures else keys[n] for n in to_run}
-    ledger.write_text(json.dumps({"site": site, "scripts": results}, indent=1))
+    ledger.write_text(json.dumps({"site": site, "writers": writers, "scripts": results}, indent=1))
 
     unchanged = sum(1 for name in kept if last[name] == keys[name])
     print(f"{len(to_run)} scripts run, {unchanged} unchanged, in {time.perf_counter() - started:.0f} s")
@@ -185,7 +188,8 @@ def _chosen(paths: dict[str, Path], names: Sequence[str]) -> list[str]:
     return [name for name in paths if name in asked]
 
 
-def _version(tool: str) -> str:
+def installed_version(tool: str) -> str:
+    """Version of an installed distribution; nothing where there is none."""
     try:
         return version(tool)
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""What the site shows beside its scripts: the pages of the folder, thumbnails by section, the Gallery page."""
+"""What the site shows beside its scripts: the folder's pages, its picture, thumbnails by section, the Gallery page."""
 
 from __future__ import annotations
 
@@ -21,6 +21,56 @@ def copy_pages(pages: Path, source: Path) -> None:
         relative = path.relative_to(source)
         if relative.parts[0] not in ("examples", "api", "_static", "_templates") and relative not in wanted:
             path.unlink()
+
+
+HERO = {
+    "film": (".mp4", ".webm", ".webp", ".png"),
+    "cascade": (".png",),
+}
+"""Scripts whose picture in ``gallery/images`` opens the site, the best first, and the forms in which it may be."""
+
+
+def write_hero(folder: Path, source: Path, shown: Sequence[str]) -> None:
+    """Write ``hero.inc``, the picture or film that opens the site, with the title of the script that it leads to."""
+    from viz.gallery import title
+
+    files = [folder / "images" / f"{name}{form}" for name, forms in HERO.items() if name in shown for form in forms]
+    file = next((file for file in files if file.is_file()), None)
+    text = ""
+    if file is not None:
+        static = source / "_static" if file.suffix in (".mp4", ".webm") else source / "images"
+        static.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, static / file.name)
+        form = _FILM if static.name == "_static" else _PICTURE
+        text = form.format(file=file.name, name=file.stem, title=title(folder / f"{file.stem}.py"))
+    write_if_changed(source / "hero.inc", text)
+
+
+_PICTURE = """\
+.. figure:: images/{file}
+   :target: examples/{name}.html
+   :alt: {title}
+   :figclass: hero
+
+   :doc:`{title} <examples/{name}>`
+"""
+_FILM = """\
+.. raw:: html
+
+   <figure class="hero align-default">
+   <video src="_static/{file}" autoplay loop muted playsinline controls aria-label="{title}"></video>
+   </figure>
+
+:doc:`{title} <examples/{name}>`
+"""
+FOOTER = """\
+<p>{{ project }} · dynloss-landscape {{ release }} · MIT licence</p>
+"""
+
+
+def write_templates(source: Path) -> None:
+    """Write the template of the site's footer."""
+    write_if_changed(source / "_templates" / "site-footer.html", FOOTER)
 
 
 def write_thumbnails(folder: Path, source: Path, sections: dict[str, Sequence[str]]) -> None:

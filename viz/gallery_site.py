@@ -16,10 +16,11 @@ from sphinx_gallery.gen_rst import extract_intro_and_title
 from sphinx_gallery.py_source_parser import split_code_and_text_blocks
 from sphinx_gallery.utils import get_md5sum
 
-from viz.gallery import sections
-from viz.gallery_pages import copy_pages, write_gallery_page, write_thumbnails
+from viz.gallery import installed_version, sections
+from viz.gallery_pages import copy_pages, write_gallery_page, write_hero, write_templates, write_thumbnails
 from viz.gallery_reference import write_reference
 from viz.gallery_scripts import announce
+from viz.gallery_tables import write_tables
 
 _state = {}  # of the build that runs: the hooks of sphinx-gallery have no other place for it
 
@@ -33,6 +34,7 @@ def build_site(
     *,
     fresh: bool = False,
     jobs: int = 1,
+    rewrite: bool = False,
 ) -> dict[str, str]:
     """Run scripts and write the site to ``folder/_site``; return the reason for each script that failed.
 
@@ -52,6 +54,8 @@ def build_site(
         Start from nothing.
     jobs : int
         Processes in which scripts run side by side.
+    rewrite : bool
+        Write all pages, those whose text did not change, too.
     """
     source, site = folder / "_build" / "source", folder / "_site"
     if fresh:
@@ -63,7 +67,10 @@ def build_site(
     shown_sections = {heading: [n for n in names if n in shown] for heading, names in sections(folder).items()}
     shown_sections = {heading: names for heading, names in shown_sections.items() if names}
     copy_pages(folder / "pages", source)
+    write_hero(folder, source, shown)
     write_thumbnails(folder, source, shown_sections)
+    write_templates(source)
+    write_tables(folder / "data", source)
     write_reference(source / "api", packages)
     _forget_results(source / "examples", site / "examples", shown, kept, paths)
 
@@ -85,6 +92,7 @@ def build_site(
         "backreferences_dir": "api/backreferences",
         "ignore_repr_types": r"matplotlib|ndarray",
         "image_srcset": ["2x"],
+        "thumbnail_size": (560, 392),
         "download_all_examples": False,
         "write_computation_times": False,
         "min_reported_time": 1e9,
@@ -94,6 +102,7 @@ def build_site(
     }
     static = source / "_static"
     sheets = {
+        "release": installed_version("dynloss-landscape"),
         "html_static_path": [str(static)] * static.is_dir(),
         "html_css_files": sorted(p.name for p in static.glob("*.css")),
     }
@@ -112,11 +121,14 @@ def build_site(
         )  # scripts have run by now
         write_gallery_page(folder, source, shown_sections)
         started = time.perf_counter()
-        app.build()
+        app.build(force_all=rewrite)
     failed = app.config.sphinx_gallery_conf["failing_examples"]
     print(f"pages written, {time.perf_counter() - started:.1f} s", flush=True)
     return {n: r for n, r in failures.items() if n in paths} | {Path(p).stem: str(r) for p, r in failed.items()}
 
+
+# Summaries of search results are fetched, which browsers refuse to pages that were opened as files.
+NO_SUMMARY = 'if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;'
 
 CONFIG = {
     "project": "Loss landscapes in motion",
@@ -137,10 +149,12 @@ CONFIG = {
     "html_copy_source": False,
     "html_show_sourcelink": False,
     "html_show_sphinx": False,
-    "html_context": {"default_mode": "light"},
+    "html_js_files": [(None, {"body": NO_SUMMARY})],
+    "html_context": {"default_mode": "auto"},
     "html_theme_options": {
-        "navbar_end": [],
-        "footer_start": [],
+        "navbar_end": ["theme-switcher"],
+        "search_bar_text": "Search",
+        "footer_start": ["site-footer"],
         "footer_end": [],
         "secondary_sidebar_items": ["page-toc"],
         "show_prev_next": False,
