@@ -156,4 +156,4 @@ def _table(title: str, head: Sequence[str], body: Sequence[Sequence[str]]) -> st
     rows = "".join(
         "".join(f"   {'* -' if i == 0 else '  -'} {cell}\n" for i, cell in enumerate(row)) for row in (head, *body)
     )
-    return f".. list-table:: {title}\n   :header-rows: 1\n   :widths: auto\n\n{rows}"
+    return f"**{title}**\n\n.. list-table::\n   :header-rows: 1\n   :widths: auto\n\n{rows}"

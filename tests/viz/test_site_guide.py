@@ -42,11 +42,16 @@ def test_code_of_the_guide_runs(page, tmp_path, monkeypatch, capsys):
         elif language == "python":
             exec(compile(code, f"{page}.rst, block {i}", "exec"), variables)
         else:
-            for line in code.splitlines():
+            for line in code.replace("\\\n", " ").splitlines():
                 if line:
                     assert line.startswith("$ "), line
                     run_command(line[2:], capsys)
     plt.close("all")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_code_of_the_guide_fits_into_the_width_of_a_page(page):
+    assert [line for _, _, code in blocks(page) for line in code.splitlines() if len(line) > 82] == []
 
 
 def test_names_in_the_guide_exist():
