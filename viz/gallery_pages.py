@@ -23,30 +23,10 @@ def copy_pages(pages: Path, source: Path) -> None:
             path.unlink()
 
 
-HERO = {
-    "film": (".mp4", ".webm", ".webp", ".png"),
-    "cascade": (".png",),
-}
-"""Scripts whose picture in ``gallery/images`` opens the site, the best first, and the forms in which it may be."""
+HERO = {"film": "valley.webp", "cascade": "cascade.png"}
+"""Pictures in ``gallery/images`` that may open the site, by the script that draws them, the best first."""
 
-
-def write_hero(folder: Path, source: Path, shown: Sequence[str]) -> None:
-    """Write ``hero.inc``, the picture or film that opens the site, with the title of the script that it leads to."""
-    from viz.gallery import title
-
-    files = [folder / "images" / f"{name}{form}" for name, forms in HERO.items() if name in shown for form in forms]
-    file = next((file for file in files if file.is_file()), None)
-    text = ""
-    if file is not None:
-        static = source / "_static" if file.suffix in (".mp4", ".webm") else source / "images"
-        static.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, static / file.name)
-        form = _FILM if static.name == "_static" else _PICTURE
-        text = form.format(file=file.name, name=file.stem, title=title(folder / f"{file.stem}.py"))
-    write_if_changed(source / "hero.inc", text)
-
-
-_PICTURE = """\
+PICTURE = """\
 .. figure:: images/{file}
    :target: examples/{name}.html
    :alt: {title}
@@ -54,18 +34,24 @@ _PICTURE = """\
 
    :doc:`{title} <examples/{name}>`
 """
-_FILM = """\
-.. raw:: html
 
-   <figure class="hero align-default">
-   <video src="_static/{file}" autoplay loop muted playsinline controls aria-label="{title}"></video>
-   </figure>
-
-:doc:`{title} <examples/{name}>`
-"""
 FOOTER = """\
 <p>{{ project }} · dynloss-landscape {{ release }} · MIT licence</p>
 """
+
+
+def write_hero(folder: Path, source: Path, shown: Sequence[str]) -> None:
+    """Write ``hero.inc``, the picture that opens the site, with the title of the script that it leads to."""
+    from viz.gallery import title
+
+    there = ((name, folder / "images" / file) for name, file in HERO.items() if name in shown)
+    name, file = next((found for found in there if found[1].is_file()), (None, None))
+    text = ""
+    if file is not None:
+        (source / "images").mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, source / "images" / file.name)
+        text = PICTURE.format(file=file.name, name=name, title=title(folder / f"{name}.py"))
+    write_if_changed(source / "hero.inc", text)
 
 
 def write_templates(source: Path) -> None:
