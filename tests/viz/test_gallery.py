@@ -194,11 +194,6 @@ def test_pages_need_nothing_from_the_network(gallery):
         assert not re.search(r"""(@import|url\()\s*["']?(https?:)?//""", sheet.read_text()), sheet
 
 
-def test_jobs_must_be_positive(gallery, capsys):
-    assert main(["build", "--jobs", "0", "--folder", str(gallery)]) == 2
-    assert "--jobs must be 1 or more, got 0" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("command", [["build", "nope"], ["build", "nope.py"]])
 def test_unknown_name_is_one_line_that_names_the_known(gallery, command, capsys):
     assert main([*command, "--folder", str(gallery)]) == 2
@@ -240,6 +235,11 @@ def test_serve_shows_the_site_and_refuses_where_there_is_none(gallery, capsys):
     finally:
         process.kill()
         process.stdout.close()
+
+
+def test_jobs_must_be_positive(gallery, capsys):
+    assert main(["build", "--jobs", "0", "--folder", str(gallery)]) == 2
+    assert "--jobs must be 1 or more, got 0" in capsys.readouterr().err
 
 
 def test_help_loads_no_sphinx():
