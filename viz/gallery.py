@@ -23,6 +23,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parents[1] / "gallery"
 PACKAGES = ("landscape", "dynloss", "viz")
+LEDGER = Path("_build") / "results.json"
 TOOLS = ("sphinx", "sphinx-gallery", "pydata-sphinx-theme", "numpydoc", "matplotlib")
 WRITERS = tuple(f"gallery{part}.py" for part in ("", "_math", "_pages", "_reference", "_site", "_tables"))
 
@@ -68,19 +69,8 @@ def build(
     if missing:
         raise GalleryError(f"the gallery needs {', '.join(missing)}: install them by pip install -e '.[gallery]'")
 
-    sources = _sources(packages)
-    # What writes pages cannot change what scripts draw: it is part of the site's key only.
-    writing = [path for path in sources if path.parent.name == "viz" and path.name in WRITERS]
-    drawing = [path for path in sources if path not in writing]
-    common = _digest(drawing, *(f"{tool} {installed_version(tool)}" for tool in TOOLS))
-    keys = {name: _digest([path, *sorted(folder.glob(f"data/{name}.*"))], common) for name, path in paths.items()}
-    texts = [p for p in [folder / "GALLERY_HEADER.rst", *sorted(folder.rglob("pages/**/*"))] if p.is_file()]
-    texts += [p for p in [folder / "_order.txt", *sorted(folder.glob("data/*.json"))] if p.is_file()]
-    texts += sorted(folder.glob("images/*"))
-    writers = _digest(writing)
-    site = _digest(texts, common, writers, *paths)
-    ledger = folder / "_build" / "results.json"
-    before = json.loads(ledger.read_text()) if ledger.exists() else {"site": "", "scripts": {}}
+    keys, site, writers = _keys(folder, paths, packages)
+    ledger, before = folder / LEDGER, _ledger(folder)
     index = folder / "_site" / "index.html"
     last = before["scripts"] if index.exists() else {}
 
@@ -95,6 +85,7 @@ def build(
     rewrite = before.get("writers") != writers
     failures = build_site(folder, paths, to_run, kept, packages, fresh=force and not names, jobs=jobs, rewrite=rewrite)
     results = {name: last[name] for name in kept} | {n: "" if n in failures else keys[n] for n in to_run}
+    _, site, _ = _keys(folder, paths, packages)  # scripts may have drawn pictures of the site anew
     ledger.write_text(json.dumps({"site": site, "writers": writers, "scripts": results}, indent=1))
 
     unchanged = sum(1 for name in kept if last[name] == keys[name])
@@ -107,6 +98,32 @@ def build(
             print(f"    {name}: {_last_line(reason)}")
     print(f"The gallery is in {index}")
     return 1 if failures else 0
+
+
+def is_current(folder: Path = FOLDER, packages: Sequence[str] = PACKAGES) -> bool:
+    """Whether the site is there, built of today's pages and sources."""
+    _, site, _ = _keys(folder, scripts(folder), packages)
+    return (folder / "_site" / "index.html").exists() and _ledger(folder)["site"] == site
+
+
+def _ledger(folder: Path) -> dict:
+    """What the last build was made of."""
+    ledger = folder / LEDGER
+    return json.loads(ledger.read_text()) if ledger.exists() else {"site": "", "scripts": {}}
+
+
+def _keys(folder: Path, paths: dict[str, Path], packages: Sequence[str]) -> tuple[dict[str, str], str, str]:
+    """Digests of what each script depends on, of what the site does, and of the sources that write it."""
+    sources = _sources(packages)
+    # What writes pages cannot change what scripts draw: it is part of the site's key only.
+    writing = [path for path in sources if path.parent.name == "viz" and path.name in WRITERS]
+    drawing = [path for path in sources if path not in writing]
+    common = _digest(drawing, *(f"{tool} {installed_version(tool)}" for tool in TOOLS))
+    scripts = {name: _digest([path, *sorted(folder.glob(f"data/{name}.*"))], common) for name, path in paths.items()}
+    texts = [folder / "GALLERY_HEADER.rst", folder / "_order.txt"]
+    texts += [path for part in ("pages/**/*", "data/*.json", "images/*") for path in sorted(folder.glob(part))]
+    writers = _digest(writing)
+    return scripts, _digest([path for path in texts if path.is_file()], common, writers, *paths), writers
 
 
 def scripts(folder: Path = FOLDER) -> dict[str, Path]:

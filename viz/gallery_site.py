@@ -67,7 +67,6 @@ def build_site(
     shown_sections = {heading: [n for n in names if n in shown] for heading, names in sections(folder).items()}
     shown_sections = {heading: names for heading, names in shown_sections.items() if names}
     copy_pages(folder / "pages", source)
-    write_hero(folder, source, shown)
     write_thumbnails(folder, source, shown_sections)
     write_templates(source)
     write_tables(folder / "data", source)
@@ -119,6 +118,7 @@ def build_site(
             status=None,
             warning=sys.stderr,
         )  # scripts have run by now
+        write_hero(folder, source, shown)
         write_gallery_page(folder, source, shown_sections)
         started = time.perf_counter()
         app.build(force_all=rewrite)

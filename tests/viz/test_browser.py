@@ -15,12 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from viz.gallery import FOLDER
+from viz.gallery import FOLDER, is_current
 
 websocket = pytest.importorskip("websocket", reason="websocket-client is not installed, by which Chromium is driven")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt install chromium")
-BUILT = (FOLDER / "_site" / "index.html").exists()
 PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
 OUT_OF_THE_WAY = ("--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--remote-allow-origins=*")
@@ -228,7 +227,7 @@ def test_no_page_of_a_small_site_is_broken(small, browser):
     assert [reason for page in chosen for reason in broken(small, page, browser)] == []
 
 
-@pytest.mark.skipif(not BUILT, reason="gallery/_site is not built: python -m viz.gallery build")
+@pytest.mark.skipif(not is_current(), reason="gallery/_site is not built of today's sources: make gallery")
 def test_no_page_of_the_built_site_is_broken(browser):
     site = FOLDER / "_site"
     # Pages of names all come from one template: some of them stand for the others.

@@ -10,7 +10,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from viz.gallery import main, scripts, sections, title
+from viz.gallery import is_current, main, scripts, sections, title
 
 SCRIPT = '''"""
 The title of {name}
@@ -66,7 +66,7 @@ def page(folder, name):
     return (folder / "_site" / "examples" / f"{name}.html").read_text()
 
 
-def test_only_what_changed_runs(gallery):
+def test_only_what_changed_runs(gallery, monkeypatch):
     status, said = build(gallery)
     assert status == 0, said
     assert "WARNING" not in said
@@ -75,6 +75,8 @@ def test_only_what_changed_runs(gallery):
     assert runs(gallery) == {"alpha": 1, "beta": 1}
     assert "alpha said 42" in page(gallery, "alpha")
 
+    monkeypatch.syspath_prepend(gallery.parent)
+    assert is_current(gallery, ["toy"])
     status, said = build(gallery)
     assert status == 0
     assert "up to date" in said
@@ -82,6 +84,7 @@ def test_only_what_changed_runs(gallery):
 
     source = gallery.parent / "toy" / "__init__.py"
     source.write_text(source.read_text().replace("2 * x", "3 * x"))
+    assert not is_current(gallery, ["toy"])
     assert build(gallery, "alpha")[0] == 0  # only the one named; the other keeps its result
     assert runs(gallery) == {"alpha": 2, "beta": 1}
     assert "alpha said 63" in page(gallery, "alpha")
