@@ -183,11 +183,15 @@ def serve(folder: Path = FOLDER, port: int = 8000) -> int:
     from functools import partial
     from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            """Say nothing of each file: the address would scroll away."""
+
     site = folder / "_site"
     if not (site / "index.html").is_file():
         raise GalleryError(f"there is no site in {site}: build it first, by python -m viz.gallery build")
     try:
-        server = ThreadingHTTPServer(("127.0.0.1", port), partial(SimpleHTTPRequestHandler, directory=site))
+        server = ThreadingHTTPServer(("127.0.0.1", port), partial(Quiet, directory=site))
     except (OSError, OverflowError) as error:
         raise GalleryError(f"port {port} cannot be had ({error}): choose another by --port") from None
     with server:

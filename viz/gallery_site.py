@@ -99,8 +99,9 @@ def build_site(
         "plot_gallery": True,
         "parallel": jobs if jobs > 1 else False,
     }
-    static = source / "_static"
+    static, icon = source / "_static", Path("_static") / "favicon.svg"
     sheets = {
+        "html_favicon": str(icon) if (source / icon).is_file() else None,
         "release": installed_version("dynloss-landscape"),
         "html_static_path": [str(static)] * static.is_dir(),
         "html_css_files": sorted(p.name for p in static.glob("*.css")),
