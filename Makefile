@@ -4,11 +4,12 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 BENCH_VENV ?= .venv-bench
+JOBS ?= 2
 
 .PHONY: gallery serve test lint bench crash fuzz load clean
 
 gallery: $(INSTALLED)
-	$(BIN)/python -m viz.gallery build
+	$(BIN)/python -m viz.gallery build --jobs $(JOBS)
 
 # The built site, on this machine, until Ctrl-C.
 serve: $(INSTALLED)

@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -108,7 +109,9 @@ def build_site(
     }
     if not sys.stderr.isatty():
         nocolor()
-    with patch_docutils(), docutils_namespace():
+    with patch_docutils(), docutils_namespace(), warnings.catch_warnings():
+        # Processes that have grown are replaced between two scripts, of which joblib warns.
+        warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
         app = Sphinx(
             source,
             None,
