@@ -58,7 +58,7 @@ def build(
     Raises
     ------
     GalleryError
-        A name is unknown, jobs is not positive, or the folder is no gallery.
+        A name is unknown, jobs is not positive, the folder is no gallery, or one of several processes ended.
     """
     started = time.perf_counter()
     if jobs < 1:
@@ -83,7 +83,11 @@ def build(
 
     kept = {name for name in paths if name in last and name not in to_run}
     rewrite = before.get("writers") != writers
-    failures = build_site(folder, paths, to_run, kept, packages, fresh=force and not names, jobs=jobs, rewrite=rewrite)
+    how = {"fresh": force and not names, "jobs": jobs, "rewrite": rewrite}
+    try:
+        failures = build_site(folder, paths, to_run, kept, packages, **how)
+    except ChildProcessError as error:
+        raise GalleryError(str(error)) from None
     results = {name: last[name] for name in kept} | {n: "" if n in failures else keys[n] for n in to_run}
     _, site, _ = _keys(folder, paths, packages)  # scripts may have drawn pictures of the site anew
     ledger.write_text(json.dumps({"site": site, "writers": writers, "scripts": results}, indent=1))

@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
 from sphinx.util.console import nocolor
 from sphinx.util.docutils import docutils_namespace, patch_docutils
 from sphinx_gallery.gen_rst import extract_intro_and_title
@@ -57,6 +58,11 @@ def build_site(
         Processes in which scripts run side by side.
     rewrite : bool
         Write all pages, those whose text did not change, too.
+
+    Raises
+    ------
+    ChildProcessError
+        If a process in which scripts run side by side ended.
     """
     source, site = folder / "_build" / "source", folder / "_site"
     if fresh:
@@ -112,16 +118,22 @@ def build_site(
     with patch_docutils(), docutils_namespace(), warnings.catch_warnings():
         # Processes that have grown are replaced between two scripts, of which joblib warns.
         warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
-        app = Sphinx(
-            source,
-            None,
-            site,
-            folder / "_build" / "doctrees",
-            "html",
-            confoverrides=CONFIG | sheets | {"sphinx_gallery_conf": gallery},
-            status=None,
-            warning=sys.stderr,
-        )  # scripts have run by now
+        try:
+            app = Sphinx(
+                source,
+                None,
+                site,
+                folder / "_build" / "doctrees",
+                "html",
+                confoverrides=CONFIG | sheets | {"sphinx_gallery_conf": gallery},
+                status=None,
+                warning=sys.stderr,
+            )  # scripts have run by now
+        except ExtensionError as error:
+            if type(error.orig_exc).__name__ != "TerminatedWorkerError":  # joblib's
+                raise
+            reason = "a script ended the process that ran it, or memory ran out: --jobs 1 shows which script it is"
+            raise ChildProcessError(reason) from None
         write_hero(folder, source, shown)
         write_gallery_page(folder, source, shown_sections)
         started = time.perf_counter()

@@ -149,6 +149,13 @@ def test_side_by_side_scripts_give_the_same_site_and_the_same_failures(gallery):
     assert "beta said 42" in page(gallery, "beta")
 
 
+def test_a_script_that_ends_its_process_is_said_to(gallery):
+    (gallery / "alpha.py").write_text('"""\nAlpha\n=====\n"""\nimport os\nos._exit(3)\n')
+    status, said = build(gallery, jobs=2)
+    assert status == 1
+    assert re.search(r"GalleryError: a script ended the process .*: --jobs 1 shows which", said.splitlines()[-1])
+
+
 def test_scripts_stand_under_the_headings_of_their_sections_on_both_pages(gallery):
     for name in ("gamma", "delta"):
         (gallery / f"{name}.py").write_text(SCRIPT.format(name=name))
