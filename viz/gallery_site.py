@@ -76,7 +76,7 @@ def build_site(
     copy_pages(folder / "pages", source)
     write_thumbnails(folder, source, shown_sections)
     write_templates(source)
-    write_tables(folder / "data", source)
+    write_tables(folder / "data", source, shown)
     write_reference(source / "api", packages)
     _forget_results(source / "examples", site / "examples", shown, kept, paths)
 

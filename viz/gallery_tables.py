@@ -10,7 +10,11 @@ from statistics import median
 from viz.gallery_reference import write_if_changed
 
 
-def write_tables(data: Path, source: Path) -> None:
+MORE = {"costs": "\n:doc:`/examples/costs` has other sizes and analyses.\n"}
+"""What is added to the page of the same name where there is a script of this name."""
+
+
+def write_tables(data: Path, source: Path, shown: Sequence[str] = ()) -> None:
     """Write ``costs.inc`` and ``promises.inc``, for pages to include; what was not measured is said to be missing."""
     made: dict[str, tuple[str, Callable[[dict], str]]] = {
         "costs": ("benchmarks", costs),
@@ -19,7 +23,7 @@ def write_tables(data: Path, source: Path) -> None:
     for page, (name, table) in made.items():
         file = data / f"{name}.json"
         text = table(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else f"(There is no {file.name}.)\n"
-        write_if_changed(source / f"{page}.inc", text)
+        write_if_changed(source / f"{page}.inc", text + (MORE.get(page, "") if page in shown else ""))
 
 
 def costs(measured: dict) -> str:

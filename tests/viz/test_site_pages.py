@@ -84,7 +84,9 @@ def test_tables_of_what_was_not_measured_say_so(tmp_path):
     write_tables(tmp_path, tmp_path)
     assert "There is no benchmarks.json" in (tmp_path / "costs.inc").read_text()
     (tmp_path / "benchmarks.json").write_text(json.dumps(MEASURED))
-    write_tables(tmp_path, tmp_path)
+    assert "examples/costs" not in (tmp_path / "costs.inc").read_text()
+    write_tables(tmp_path, tmp_path, ["costs"])
+    assert "examples/costs" in (tmp_path / "costs.inc").read_text()
     assert "4.32" in (tmp_path / "costs.inc").read_text()
     assert "There is no reliability.json" in (tmp_path / "promises.inc").read_text()
 
