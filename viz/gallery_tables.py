@@ -9,8 +9,7 @@ from statistics import median
 
 from viz.gallery_reference import write_if_changed
 
-
-MORE = {"costs": "\n:doc:`/examples/costs` has other sizes and analyses.\n"}
+MORE = {"costs": "\nLarger networks, and more of the analyses: :doc:`/examples/costs`.\n"}
 """What is added to the page of the same name where there is a script of this name."""
 
 
