@@ -1,14 +1,19 @@
-# `make gallery`, `make test` and `make bench` set everything up on a fresh machine and then do the job.
+# `make gallery`, `make serve`, `make test` and `make bench` set everything up on a fresh machine and then do the job.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 BENCH_VENV ?= .venv-bench
+JOBS ?= 2
 
-.PHONY: gallery test lint bench crash fuzz load clean
+.PHONY: gallery serve test lint bench crash fuzz load clean
 
 gallery: $(INSTALLED)
-	$(BIN)/python -m viz.gallery build
+	$(BIN)/python -m viz.gallery build --jobs $(JOBS)
+
+# The built site, on this machine, until Ctrl-C.
+serve: $(INSTALLED)
+	$(BIN)/python -m viz.gallery serve
 
 test: $(INSTALLED) lint
 	$(BIN)/python -m pytest -n 2

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import sys
+import time
 from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
@@ -93,7 +94,8 @@ def example_run(name: str = "cascade", *, folder: str | os.PathLike | None = Non
     """The run file of a named example, trained now unless the cache holds it.
 
     The cache is keyed on the example's settings, the sources of dynloss and landscape and the version of torch; files
-    of other keys are removed. Training that was interrupted is resumed. It uses one thread, for the same bits anywhere.
+    of other keys are removed. Training that was interrupted is resumed, and what another process trains is waited for.
+    It uses one thread, for the same bits anywhere.
 
     Parameters
     ----------
@@ -123,9 +125,17 @@ def example_run(name: str = "cascade", *, folder: str | os.PathLike | None = Non
     if sys.stderr.isatty():  # like the progress bar: not into pages and logs
         print(f"Training the example run {name!r}, once; kept in {folder}", file=sys.stderr)
     unfinished = path.with_suffix(".part")
-    if not _is_complete(unfinished):
-        _train(settings, unfinished)
-    os.replace(unfinished, path)
+    while not path.exists():
+        try:
+            if not _is_complete(unfinished):
+                _train(settings, unfinished)
+            os.replace(unfinished, path)
+        except BlockingIOError:  # another process trains it
+            while is_being_written(unfinished):
+                time.sleep(0.1)
+        except FileNotFoundError:  # another process was quicker to give it its name
+            if not path.exists():
+                raise
     for stale in folder.glob(f"{name}-{KEY_PATTERN}.*"):
         if stale != path and stale.suffix in (".h5", ".part") and not is_being_written(stale):
             stale.unlink(missing_ok=True)

@@ -14,6 +14,12 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 
 SIZE = 16  # of the text around, in pixels
+SETTINGS = {
+    "mathtext.fontset": "cm",
+    "svg.fonttype": "path",
+    "svg.hashsalt": "gallery",
+    "savefig.transparent": True,  # in the dark, formulas are turned to white
+}
 logger = logging.getLogger(__name__)
 
 
@@ -33,7 +39,7 @@ def visit_block(writer, node: nodes.math_block) -> None:
     """Formula of its own, one image for each line that ends in a double backslash."""
     lines = [line.replace("&", "").strip() for line in node.astext().split(r"\\")]
     body = "<br>".join(image(line, node) for line in lines if line)
-    writer.body.append(f'<div style="text-align: center; margin: 1em 0">{body}</div>')
+    writer.body.append(f'<div class="formula" style="text-align: center; margin: 1em 0">{body}</div>')
     raise nodes.SkipNode
 
 
@@ -42,7 +48,7 @@ def image(tex: str, node: nodes.Node) -> str:
     tex = " ".join(tex.split())
     font, file = FontProperties(size=SIZE), io.BytesIO()
     try:
-        with rc_context({"mathtext.fontset": "cm", "svg.fonttype": "path", "svg.hashsalt": "gallery"}):
+        with rc_context(SETTINGS):
             width, height, depth, *_ = MathTextParser("path").parse(f"${tex}$", dpi=72, prop=font)
             math_to_image(f"${tex}$", file, prop=font, dpi=72, format="svg")
     except ValueError as error:

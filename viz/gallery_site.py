@@ -11,14 +11,18 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
 from sphinx.util.console import nocolor
 from sphinx.util.docutils import docutils_namespace, patch_docutils
 from sphinx_gallery.gen_rst import extract_intro_and_title
 from sphinx_gallery.py_source_parser import split_code_and_text_blocks
 from sphinx_gallery.utils import get_md5sum
 
-from viz.gallery_reference import write_if_changed, write_reference
-from viz.style import RC
+from viz.gallery import installed_version, sections
+from viz.gallery_pages import copy_pages, write_gallery_page, write_hero, write_templates, write_thumbnails
+from viz.gallery_reference import write_reference
+from viz.gallery_scripts import announce
+from viz.gallery_tables import write_tables
 
 _state = {}  # of the build that runs: the hooks of sphinx-gallery have no other place for it
 
@@ -31,6 +35,8 @@ def build_site(
     packages: Sequence[str],
     *,
     fresh: bool = False,
+    jobs: int = 1,
+    rewrite: bool = False,
 ) -> dict[str, str]:
     """Run scripts and write the site to ``folder/_site``; return the reason for each script that failed.
 
@@ -48,6 +54,15 @@ def build_site(
         Packages to document.
     fresh : bool
         Start from nothing.
+    jobs : int
+        Processes in which scripts run side by side.
+    rewrite : bool
+        Write all pages, those whose text did not change, too.
+
+    Raises
+    ------
+    ChildProcessError
+        If a process in which scripts run side by side ended.
     """
     source, site = folder / "_build" / "source", folder / "_site"
     if fresh:
@@ -56,13 +71,18 @@ def build_site(
     source.mkdir(parents=True, exist_ok=True)
     failures = {name: reason for name in paths if (reason := _why_not_a_page(paths[name]))}
     shown = [name for name in paths if name not in failures]
-    _copy_pages(folder / "pages", source)
-    write_if_changed(source / "thumbnails.inc", _thumbnails(folder, shown))
+    shown_sections = {heading: [n for n in names if n in shown] for heading, names in sections(folder).items()}
+    shown_sections = {heading: names for heading, names in shown_sections.items() if names}
+    copy_pages(folder / "pages", source)
+    write_thumbnails(folder, source, shown_sections)
+    write_templates(source)
+    write_tables(folder / "data", source, shown)
     write_reference(source / "api", packages)
     _forget_results(source / "examples", site / "examples", shown, kept, paths)
 
     to_run = [name for name in to_run if name in shown]
-    _state.update(done=0, of=len(to_run), spent=0.0, order=list(paths))
+    announce(to_run)
+    _state.update(order=list(paths))
     excluded = "|".join(["_[^/]*", *map(re.escape, failures)])
     gallery = {
         "examples_dirs": "../..",
@@ -72,42 +92,59 @@ def build_site(
         "within_subsection_order": "viz.gallery_site.ScriptOrder",
         "minigallery_sort_order": "viz.gallery_site.script_order",
         "only_warn_on_example_error": True,
-        "reset_modules": ("viz.gallery_site.around_script",),
+        "reset_modules": ("viz.gallery_scripts.around_script",),
         "reset_modules_order": "both",
         "doc_module": tuple(packages),
         "backreferences_dir": "api/backreferences",
         "ignore_repr_types": r"matplotlib|ndarray",
         "image_srcset": ["2x"],
+        "thumbnail_size": (560, 392),
         "download_all_examples": False,
         "write_computation_times": False,
         "min_reported_time": 1e9,
         "show_signature": False,
         "plot_gallery": True,
+        "parallel": jobs if jobs > 1 else False,
     }
-    static = source / "_static"
+    static, icon = source / "_static", Path("_static") / "favicon.svg"
     sheets = {
+        "html_favicon": str(icon) if (source / icon).is_file() else None,
+        "release": installed_version("dynloss-landscape"),
         "html_static_path": [str(static)] * static.is_dir(),
         "html_css_files": sorted(p.name for p in static.glob("*.css")),
     }
     if not sys.stderr.isatty():
         nocolor()
-    started = time.perf_counter()  # scripts run while Sphinx starts
-    with patch_docutils(), docutils_namespace():
-        app = Sphinx(
-            source,
-            None,
-            site,
-            folder / "_build" / "doctrees",
-            "html",
-            confoverrides=CONFIG | sheets | {"sphinx_gallery_conf": gallery},
-            status=None,
-            warning=sys.stderr,
-        )
-        app.build()
+    with patch_docutils(), docutils_namespace(), warnings.catch_warnings():
+        # Processes that have grown are replaced between two scripts, of which joblib warns.
+        warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
+        try:
+            app = Sphinx(
+                source,
+                None,
+                site,
+                folder / "_build" / "doctrees",
+                "html",
+                confoverrides=CONFIG | sheets | {"sphinx_gallery_conf": gallery},
+                status=None,
+                warning=sys.stderr,
+            )  # scripts have run by now
+        except ExtensionError as error:
+            if type(error.orig_exc).__name__ != "TerminatedWorkerError":  # joblib's
+                raise
+            reason = "a script ended the process that ran it, or memory ran out: --jobs 1 shows which script it is"
+            raise ChildProcessError(reason) from None
+        write_hero(folder, source, shown)
+        write_gallery_page(folder, source, shown_sections)
+        started = time.perf_counter()
+        app.build(force_all=rewrite)
     failed = app.config.sphinx_gallery_conf["failing_examples"]
-    print(f"pages written, {time.perf_counter() - started - _state['spent']:.1f} s", flush=True)
+    print(f"pages written, {time.perf_counter() - started:.1f} s", flush=True)
     return {n: r for n, r in failures.items() if n in paths} | {Path(p).stem: str(r) for p, r in failed.items()}
 
+
+# Summaries of search results are fetched, which browsers refuse to pages that were opened as files.
+NO_SUMMARY = 'if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;'
 
 CONFIG = {
     "project": "Loss landscapes in motion",
@@ -121,17 +158,20 @@ CONFIG = {
         "viz.gallery_plotly",
         "viz.gallery_reference",
     ],
-    "exclude_patterns": ["**/*.inc"],
+    "templates_path": ["_templates"],
+    "exclude_patterns": ["**/*.inc", "_templates"],
     "html_theme": "pydata_sphinx_theme",
     "html_title": "Loss landscapes in motion",
     "html_math_renderer": "mathtext",
     "html_copy_source": False,
     "html_show_sourcelink": False,
     "html_show_sphinx": False,
-    "html_context": {"default_mode": "light"},
+    "html_js_files": [(None, {"body": NO_SUMMARY})],
+    "html_context": {"default_mode": "auto"},
     "html_theme_options": {
-        "navbar_end": [],
-        "footer_start": [],
+        "navbar_end": ["theme-switcher"],
+        "search_bar_text": "Search",
+        "footer_start": ["site-footer"],
         "footer_end": [],
         "secondary_sidebar_items": ["page-toc"],
         "show_prev_next": False,
@@ -144,45 +184,6 @@ CONFIG = {
     "numpydoc_show_class_members": False,
     "suppress_warnings": ["sphinx_gallery.example_error", "config.cache"],
 }
-
-
-def around_script(gallery_conf: dict, path: str | None, when: str) -> None:
-    """Before a script: the project's style and warnings to the terminal. After it: its time."""
-    if path is None:
-        return
-    import matplotlib as mpl
-
-    name = Path(path).stem
-    if when == "before":
-        mpl.use("agg")
-        mpl.rcdefaults()
-        mpl.rcParams.update(RC | {"savefig.dpi": 140})
-        _state["done"] += 1
-        print(f"[{_state['done']}/{_state['of']}] {name} …", end=" ", flush=True)
-        _state["started"], _state["patched"] = time.perf_counter(), (warnings.formatwarning, sys.exit)
-        warnings.formatwarning, sys.exit = _on_terminal_too(warnings.formatwarning), _no_exit
-    else:
-        warnings.formatwarning, sys.exit = _state.pop("patched")
-        seconds = time.perf_counter() - _state["started"]
-        _state["spent"] += seconds
-        print(f"{seconds:.1f} s", flush=True)
-
-
-def _no_exit(status=None):
-    """Fail the script: sphinx-gallery would let it end the whole build."""
-    raise RuntimeError(f"the script called sys.exit({status!r})")
-
-
-def _on_terminal_too(form):
-    """Print each warning that is formatted: sphinx-gallery puts them on the script's page only."""
-    terminal = sys.stderr
-
-    def both(message, category, filename, lineno, line=None):
-        text = form(message, category, Path(filename).name, lineno, line)
-        print(f"\n    {text.splitlines()[0]}", file=terminal, flush=True)
-        return text
-
-    return both
 
 
 def script_order(filename: str) -> int:
@@ -216,30 +217,6 @@ def _why_not_a_page(path: Path) -> str:
     except Exception:
         return "ValueError: a script must start with a docstring whose first line is a title, underlined by ==="
     return ""
-
-
-def _copy_pages(pages: Path, source: Path) -> None:
-    """Copy pages that changed, and remove those that are gone."""
-    wanted = {path.relative_to(pages) for path in pages.rglob("*") if path.is_file()}
-    for relative in wanted:
-        old, new = source / relative, pages / relative
-        if not old.exists() or old.read_bytes() != new.read_bytes():
-            old.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(new, old)
-    for path in source.rglob("*.rst"):
-        relative = path.relative_to(source)
-        if relative.parts[0] not in ("examples", "api", "_static") and relative not in wanted:
-            path.unlink()
-
-
-def _thumbnails(folder: Path, shown: Sequence[str]) -> str:
-    """Directive for thumbnails of all scripts, with their titles so that it changes when they do."""
-    from viz.gallery import title
-
-    if not shown:
-        return "(There are no scripts yet.)\n"
-    lines = "".join(f"   ../../{name}.py\n" for name in shown)
-    return f".. minigallery::\n\n{lines}\n.. " + "\n   ".join(title(folder / f"{name}.py") for name in shown) + "\n"
 
 
 def _forget_results(examples: Path, pages: Path, shown: Sequence[str], kept: Collection[str], paths: dict) -> None:

@@ -1,6 +1,7 @@
 """Example runs are trained once, again when their settings or the sources change, and go on where they were stopped."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from dynloss.kernels import NetworkObjective
 from dynloss.losses import loss_from_config
 from dynloss.settings import TrainingSettings
 from landscape import open_run
+from landscape.writer_lock import WriterLock
 
 TINY = {
     "data": {"n_per_class": 10, "n_classes": 3, "seed": 0},
@@ -163,6 +165,21 @@ def test_an_interrupted_example_goes_on_where_it_stopped(tiny, monkeypatch, tmp_
         assert run.status == "complete"
         assert run.history.identical(undisturbed.history)
         assert run.checkpoints.identical(undisturbed.checkpoints)
+
+
+def test_an_example_that_another_process_trains_is_waited_for(tiny, trainings, tmp_path):
+    path = tiny()
+    os.rename(path, other := tmp_path / "other.h5")
+    lock = WriterLock(path.with_suffix(".part"))  # as the other process holds it
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(tiny)
+        while len(trainings) < 2:
+            assert not waiting.done(), waiting.exception()
+        os.rename(other, path)
+        lock.release()
+        assert waiting.result(timeout=60) == path
+    assert len(trainings) == 2  # the second was refused
+    assert files(path) == [path.name]
 
 
 def test_a_run_that_was_complete_but_not_yet_named_is_used(tiny, trainings):

@@ -2,13 +2,15 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
-from viz.gallery import _sources, main, scripts, title
+from viz.gallery import _sources, is_current, main, scripts, sections, title
 
 SCRIPT = '''"""
 The title of {name}
@@ -44,9 +46,9 @@ def gallery(tmp_path):
     return folder
 
 
-def build(folder, *names, force=False):
+def build(folder, *names, force=False, jobs=1):
     """Exit status and output of a build in a process of its own."""
-    call = f"build(Path({str(folder)!r}), {names!r}, force={force}, packages=('toy',))"
+    call = f"build(Path({str(folder)!r}), {names!r}, force={force}, jobs={jobs}, packages=('toy',))"
     code = f"import sys; from pathlib import Path; from viz.gallery import build; sys.exit({call})"
     path = os.pathsep.join([str(folder.parent), str(Path(__file__).parents[2])])
     done = subprocess.run(
@@ -64,7 +66,7 @@ def page(folder, name):
     return (folder / "_site" / "examples" / f"{name}.html").read_text()
 
 
-def test_only_what_changed_runs(gallery):
+def test_only_what_changed_runs(gallery, monkeypatch):
     status, said = build(gallery)
     assert status == 0, said
     assert "WARNING" not in said
@@ -73,6 +75,8 @@ def test_only_what_changed_runs(gallery):
     assert runs(gallery) == {"alpha": 1, "beta": 1}
     assert "alpha said 42" in page(gallery, "alpha")
 
+    monkeypatch.syspath_prepend(gallery.parent)
+    assert is_current(gallery, ["toy"])
     status, said = build(gallery)
     assert status == 0
     assert "up to date" in said
@@ -80,6 +84,7 @@ def test_only_what_changed_runs(gallery):
 
     source = gallery.parent / "toy" / "__init__.py"
     source.write_text(source.read_text().replace("2 * x", "3 * x"))
+    assert not is_current(gallery, ["toy"])
     assert build(gallery, "alpha")[0] == 0  # only the one named; the other keeps its result
     assert runs(gallery) == {"alpha": 2, "beta": 1}
     assert "alpha said 63" in page(gallery, "alpha")
@@ -122,13 +127,71 @@ def test_failures_are_listed_after_the_rest_is_built(gallery):
     assert re.search(r"gamma: .*title", summary)
     assert re.search(r"delta: SyntaxError: .*line 5", summary)
     assert "epsilon: RuntimeError: the script called sys.exit(3)" in summary
-    assert "UserWarning: mind the gap" in said
+    assert "beta: beta.py:16: UserWarning: mind the gap" in said
     assert "beta said 42" in page(gallery, "beta")
     assert "no such step" in page(gallery, "alpha")
 
     status, said = build(gallery)
     assert status == 1
     assert runs(gallery) == {"alpha": 2, "beta": 1}
+
+
+def test_side_by_side_scripts_give_the_same_site_and_the_same_failures(gallery):
+    (gallery / "gamma.py").write_text(SCRIPT.format(name="gamma") + "\nraise RuntimeError('no such step: 9050')\n")
+    (gallery / "epsilon.py").write_text('"""\nEpsilon\n=======\n"""\nimport sys\nsys.exit(3)\n')
+    status, said = build(gallery, jobs=2)
+    assert status == 1
+    for place, name in enumerate(["alpha", "beta", "epsilon", "gamma"], start=1):
+        assert re.search(rf"^\[{place}/4\] {name} … \d+\.\d s$", said, flags=re.MULTILINE), said
+    assert "gamma: RuntimeError: no such step: 9050" in said
+    assert "epsilon: RuntimeError: the script called sys.exit(3)" in said
+    assert "alpha said 42" in page(gallery, "alpha")
+
+    (gallery / "gamma.py").unlink()
+    (gallery / "epsilon.py").unlink()
+    assert build(gallery, jobs=2)[0] == 0
+    assert runs(gallery) == {"alpha": 1, "beta": 1, "gamma": 1}
+    assert "beta said 42" in page(gallery, "beta")
+
+
+def test_a_script_that_ends_its_process_is_said_to(gallery):
+    (gallery / "alpha.py").write_text('"""\nAlpha\n=====\n"""\nimport os\nos._exit(3)\n')
+    status, said = build(gallery, jobs=2)
+    assert status == 1
+    assert re.search(r"GalleryError: a script ended the process .*: --jobs 1 shows which", said.splitlines()[-1])
+
+
+def test_scripts_stand_under_the_headings_of_their_sections_on_both_pages(gallery):
+    for name in ("gamma", "delta"):
+        (gallery / f"{name}.py").write_text(SCRIPT.format(name=name))
+    (gallery / "_order.txt").write_text(
+        "# Second letters\nbeta\nnot_written_yet\n\n# None\nnope\n# First letters\nalpha\n"
+    )
+    assert sections(gallery) == {"Second letters": ["beta"], "First letters": ["alpha", "delta", "gamma"]}
+    assert list(scripts(gallery)) == ["beta", "alpha", "delta", "gamma"]
+
+    status, said = build(gallery, "alpha")
+    assert status == 0, said
+    assert "WARNING" not in said
+    for file in ("index.html", "examples/index.html"):
+        text = (gallery / "_site" / file).read_text()
+        text = text[text.index('<article class="bd-article"') :]
+        places = [text.index(mark) for mark in ("Second letters<", "title of beta", "First letters<")]
+        places += [text.index(f"title of {name}") for name in ("alpha", "delta", "gamma")]
+        assert places == sorted(places), file
+
+
+def test_a_name_in_the_reference_shows_the_scripts_that_use_it(gallery):
+    (gallery / "beta.py").write_text('"""\nThe title of beta\n=================\n"""\nx = 1\n')
+    reference = gallery / "_site" / "api" / "generated" / "toy.double.html"
+    assert build(gallery)[0] == 0
+    assert "Scripts that use it" in reference.read_text()
+    assert "../../examples/alpha.html" in reference.read_text()
+    assert "title of beta" not in reference.read_text()
+
+    (gallery / "beta.py").write_text(SCRIPT.format(name="beta"))
+    assert build(gallery)[0] == 0
+    assert "title of beta" in reference.read_text()
 
 
 def test_pages_need_nothing_from_the_network(gallery):
@@ -182,6 +245,32 @@ def test_list_gives_names_and_titles_in_order(gallery, capsys):
     assert capsys.readouterr().out == "beta   The title of beta\nalpha  The title of alpha\n"
     (gallery / "alpha.py").write_text("x = = 1")
     assert "does not parse" in title(gallery / "alpha.py")
+
+
+def test_serve_shows_the_site_and_refuses_where_there_is_none(gallery, capsys):
+    assert main(["serve", "--folder", str(gallery)]) == 2
+    assert "build it first, by python -m viz.gallery build" in capsys.readouterr().err
+
+    (gallery / "_site").mkdir()
+    (gallery / "_site" / "index.html").write_text("home")
+    command = [sys.executable, "-m", "viz.gallery", "serve", "--folder", str(gallery), "--port"]
+    process = subprocess.Popen([*command, "0"], stdout=subprocess.PIPE, text=True)
+    try:
+        address = re.search(r"http://127\.0\.0\.1:(\d+)/", process.stdout.readline())
+        with urlopen(address[0]) as answer:
+            assert answer.read() == b"home"
+        assert main(["serve", "--folder", str(gallery), "--port", address[1]]) == 2
+        assert "choose another by --port" in capsys.readouterr().err
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=10) == 0
+    finally:
+        process.kill()
+        process.stdout.close()
+
+
+def test_jobs_must_be_positive(gallery, capsys):
+    assert main(["build", "--jobs", "0", "--folder", str(gallery)]) == 2
+    assert "--jobs must be 1 or more, got 0" in capsys.readouterr().err
 
 
 def test_help_loads_no_sphinx():
