@@ -20,7 +20,7 @@ lint: $(INSTALLED)
 # The exact versions of constraints.txt; PIP_EXTRA_INDEX_URL is honoured, for PyTorch's own index of CPU builds.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,gallery,fast,cluster]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,gallery,fast,cluster,adapters]'
 	touch $@
 
 # Ours and the peers' speed, side by side; half an hour. The gallery shows the table.
