@@ -67,7 +67,7 @@ def product(folder: Path, case: Case) -> dict:
     apply, vector = objective.linearize(params, N_STEPS), torch.randn_like(params)
     apply(vector)
     found = dict(zip(("seconds", "processor_seconds"), timed(lambda: apply(vector)), strict=True))
-    del apply
+    apply = None  # and its graph, which would stand in the memory of the gradient
     model, trainable = case.model, list(case.model.parameters())
 
     def gradient():
