@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 BENCH_VENV ?= .venv-bench
 
-.PHONY: gallery test lint bench crash fuzz load clean
+.PHONY: gallery test lint bench crash fuzz load costs clean
 
 gallery: $(INSTALLED)
 	$(BIN)/python -m viz.gallery build
@@ -50,6 +50,10 @@ fuzz: $(INSTALLED)
 # A million steps, 10 GB, a hundred runs at once. FOLDER is where they are written and removed again.
 load: $(INSTALLED)
 	$(RELIABILITY)/load.py $(if $(FOLDER),--folder $(FOLDER)) $(COUNTS)
+
+# Seconds and memory of analyses of networks of up to 11 million parameters; an hour, and 2 GB of files meanwhile.
+costs: $(INSTALLED)
+	$(BIN)/python tests/costs/costs.py --table gallery/data/costs.json
 
 clean:
 	rm -rf $(VENV) $(BENCH_VENV) gallery/_site gallery/_build gallery/_cache

@@ -44,12 +44,14 @@ def measure(folder: Path, family: str, size: str, call: str, timeout: float) -> 
 
 
 def costs(table: Path, plan: dict[str, Sequence[str]], timeout: float, calls: Sequence[str] = tuple(CALLS)) -> None:
-    """Measure what `plan` names, and write each row to `table` when it is known."""
+    """Measure what `plan` names, and write each row to `table` when it is known; what it has of others stays."""
+    before = json.loads(table.read_text()) if table.exists() else {"rows": []}
+    again = {(family, size) for family, sizes in plan.items() for size in sizes}
     kept = {
         "date": date.today().isoformat(),
         "machine": {"processor": processor(), "threads": THREADS},
         "versions": {name: version(name) for name in ("torch", "numpy", "xarray", "h5py")},
-        "rows": [],
+        "rows": [row for row in before["rows"] if (row["family"], row["size"]) not in again],
     }
     for family, sizes in plan.items():
         for size in sizes:
@@ -86,6 +88,7 @@ def main() -> int:
     parser.add_argument(
         "--table", type=Path, required=True, metavar="FILE", help="JSON file that takes the measurements"
     )
+    parser.add_argument("--families", nargs="+", choices=tuple(PLAN), help="only these families")
     parser.add_argument("--sizes", nargs="+", choices=tuple(SHAPES), help="only these sizes")
     parser.add_argument(
         "--timeout", type=float, default=1200.0, metavar="S", help="give up a call after so long (1200)"
@@ -93,7 +96,8 @@ def main() -> int:
     options = parser.parse_args()
     chosen = options.sizes or tuple(SHAPES)
     plan = {family: [size for size in sizes if size in chosen] for family, sizes in PLAN.items()}
-    costs(options.table, {family: sizes for family, sizes in plan.items() if sizes}, options.timeout)
+    plan = {family: sizes for family, sizes in plan.items() if sizes and family in (options.families or PLAN)}
+    costs(options.table, plan, options.timeout)
     return 0
 
 

@@ -15,7 +15,7 @@ WIDTHS = {"0.01M": 2, "0.1M": 6, "1M": 19, "11M": 64}
 SHAPES = {"0.01M": (16, 2), "0.1M": (48, 3), "1M": (128, 5), "11M": (384, 6)}
 """Width and number of blocks of a transformer like GPT-2."""
 
-N_IMAGES, N_SEQUENCES, N_TOKENS, VOCABULARY = 128, 16, 64, 64
+N_IMAGES, N_SEQUENCES, N_TOKENS, VOCABULARY = 32, 16, 64, 64
 
 
 @dataclass(frozen=True)
