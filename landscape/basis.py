@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+GRAM_ENTRIES = 2**18
+"""Entries of θ whose part of a Gram matrix is computed at a time."""
+
 
 class Batch:
     """Orthonormal vectors q_j, their products A q_j, and T_ij = ⟨q_i, A q_j⟩ of several operators, equally many each.
@@ -112,9 +115,13 @@ class Basis:
 
     def gram(self, m: int) -> np.ndarray:
         """RᵀR (m, m) of R = AV − VT for the first m vectors."""
-        V, products = self.vectors[:m], self.products[:m]
-        R = (products - self.like(self.T[:m, :m]) @ V).double()
-        return (R @ R.T).cpu().numpy()
+        V, products, T = self.vectors[:m], self.products[:m], self.like(self.T[:m, :m])
+        total = torch.zeros(m, m, dtype=torch.float64, device=V.device)
+        # In pieces: R in double precision as a whole would take more memory than the basis.
+        for piece, image in zip(V.split(GRAM_ENTRIES, 1), products.split(GRAM_ENTRIES, 1), strict=True):
+            R = (image - T @ piece).double()
+            total += R @ R.T
+        return total.cpu().numpy()
 
     def like(self, array: np.ndarray) -> torch.Tensor:
         """`array` as a tensor of the type and device of the vectors."""
