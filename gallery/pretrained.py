@@ -9,13 +9,13 @@ network answers otherwise?
 
 # %%
 # The file, looked into first; nothing in it is run.
-import copy
 from importlib.resources import files
 
 import matplotlib.pyplot as plt
 import numpy as np
 import silero_vad
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 import landscape
@@ -68,13 +68,7 @@ model = Detector().eval()
 checkpoint = landscape.read_state_dicts(
     {0: WEIGHTS}, landscape.ParamLayout.of(model)
 ).isel(step=0)
-everything = landscape.ParamLayout.of(copy.deepcopy(model).requires_grad_(True))
-tensors = everything.unflatten(
-    torch.from_numpy(
-        landscape.read_state_dicts({0: WEIGHTS}, everything).params[0].values
-    )
-)
-model.load_state_dict(tensors)
+loaded = model.load_state_dict(load_file(WEIGHTS))
 
 # %%
 # The program that comes with the package holds the weights of another release. With those, the rebuilt network has to
