@@ -46,13 +46,15 @@ def measure(folder: Path, family: str, size: str, call: str, timeout: float) -> 
 def costs(table: Path, plan: dict[str, Sequence[str]], timeout: float, calls: Sequence[str] = tuple(CALLS)) -> None:
     """Measure what `plan` names, and write each row to `table` when it is known; what it has of others stays."""
     before = json.loads(table.read_text()) if table.exists() else {"rows": []}
-    again = {(family, size) for family, sizes in plan.items() for size in sizes}
+    again = {(family, size, call) for family, sizes in plan.items() for size in sizes for call in ("train", *calls)}
     kept = {
         "date": date.today().isoformat(),
         "machine": {"processor": processor(), "threads": THREADS},
         "versions": {name: version(name) for name in ("torch", "numpy", "xarray", "h5py")},
-        "rows": [row for row in before["rows"] if (row["family"], row["size"]) not in again],
+        "rows": [row for row in before["rows"] if (row["family"], row["size"], row["call"]) not in again],
     }
+    if "folder" in before:
+        kept["folder"] = before["folder"]
     for family, sizes in plan.items():
         for size in sizes:
             with tempfile.TemporaryDirectory() as name:
@@ -64,9 +66,10 @@ def costs(table: Path, plan: dict[str, Sequence[str]], timeout: float, calls: Se
                     kept["rows"].append(about | {"call": call} | found)
                     write(table, kept)
                     print(f"{family} {size:>6} {call:<28} {found}", flush=True)
-    kept["folder"] = measure_folder(max(sizes, key=list(SHAPES).index))
-    write(table, kept)
-    print(kept["folder"])
+    if "ResNet-18" in plan:
+        kept["folder"] = measure_folder(max(plan["ResNet-18"], key=list(SHAPES).index))
+        write(table, kept)
+        print(kept["folder"])
 
 
 def write(table: Path, kept: dict) -> None:
@@ -97,7 +100,7 @@ def main() -> int:
     chosen = options.sizes or tuple(SHAPES)
     plan = {family: [size for size in sizes if size in chosen] for family, sizes in PLAN.items()}
     plan = {family: sizes for family, sizes in plan.items() if sizes and family in (options.families or PLAN)}
-    costs(options.table, plan, options.timeout)
+    costs(options.table, plan, options.timeout, options.calls)
     return 0
 
 

@@ -35,11 +35,11 @@ def test_a_token_is_predicted_from_those_before_it():
 
 
 def test_rows_are_measured_and_those_of_other_networks_stay(tmp_path, monkeypatch):
-    monkeypatch.setattr(costs, "measure_folder", lambda size: folder.measure_folder("0.01M", 3))
+    monkeypatch.setattr(costs, "measure_folder", lambda size: {"size": size})
     table = tmp_path / "costs.json"
     kept = {"family": "ResNet-18", "size": "1M", "call": "row"}
     replaced = {"family": "transformer", "size": "0.01M", "call": "row"}
-    table.write_text(json.dumps({"rows": [kept, replaced]}))
+    table.write_text(json.dumps({"rows": [kept, replaced], "folder": "of before"}))
     costs.costs(table, {"transformer": ("0.01M",)}, 100.0, ("row", "product"))
     found = json.loads(table.read_text())
     assert found["rows"][0] == kept
@@ -48,8 +48,21 @@ def test_rows_are_measured_and_those_of_other_networks_stay(tmp_path, monkeypatc
         assert row["parameters"] == 2 * (12 * 16**2 + 13 * 16) + 2 * 16 + 128 * 16
         assert row["processor_seconds"] > 0
         assert row["bytes"] > 4 * row["parameters"]
-    assert found["folder"]["files"] == 3
-    assert set(found["folder"]["calls"]) == {"inspect", "motion", "projection"}
+    assert found["folder"] == "of before"
+    costs.costs(table, {"ResNet-18": ("0.01M",)}, 100.0, ())
+    assert json.loads(table.read_text())["folder"] == {"size": "0.01M"}
+
+
+def test_a_folder_is_measured_and_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder.tempfile, "tempdir", str(tmp_path))
+    found = folder.measure_folder("0.01M", 3)
+    assert found["files"] == 3
+    assert found["bytes"] == 3 * found["bytes_of_one"] > 3 * 4 * 11_420
+    assert set(found["calls"]) == {"inspect", "motion", "projection"}
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(folder.shutil, "disk_usage", lambda path: folder.shutil._ntuple_diskusage(10, 9, 1))
+    with pytest.raises(OSError, match="are needed"):
+        folder.measure_folder("0.01M", 3)
 
 
 def test_what_takes_too_long_is_said_to(tmp_path):
