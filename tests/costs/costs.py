@@ -93,6 +93,7 @@ def main() -> int:
     )
     parser.add_argument("--families", nargs="+", choices=tuple(PLAN), help="only these families")
     parser.add_argument("--sizes", nargs="+", choices=tuple(SHAPES), help="only these sizes")
+    parser.add_argument("--calls", nargs="+", choices=tuple(CALLS), default=tuple(CALLS), help="only these calls")
     parser.add_argument(
         "--timeout", type=float, default=1200.0, metavar="S", help="give up a call after so long (1200)"
     )
