@@ -41,8 +41,11 @@ class Batch:
         """
         m = self.size
         if m == self.vectors.shape[1]:
-            grow = self.vectors.new_empty((len(self.T), min(m, self.capacity - m), self.vectors.shape[-1]))
-            self.vectors, self.products = torch.cat([self.vectors, grow], 1), torch.cat([self.products, grow], 1)
+            capacity = min(2 * m, self.capacity)
+            self.vectors = _with_room(
+                self.vectors, capacity
+            )  # one after the other: both at once would be twice as many
+            self.products = _with_room(self.products, capacity)
         self.vectors[:, m], self.products[:, m] = vectors, products
         self.size = m + 1
         outside, column = orthogonalise(products, self.vectors[:, : m + 1])
@@ -52,6 +55,13 @@ class Batch:
         norms = torch.linalg.vector_norm(outside, dim=-1)
         outside /= norms.clamp_min(torch.finfo(norms.dtype).tiny)[:, None]
         return outside, norms.double().cpu().numpy()
+
+
+def _with_room(vectors: torch.Tensor, capacity: int) -> torch.Tensor:
+    """`vectors` (E, m, n) as the first of (E, capacity, n); what is not written takes no memory of a CPU."""
+    larger = vectors.new_empty((len(vectors), capacity, vectors.shape[-1]))
+    larger[:, : vectors.shape[1]] = vectors
+    return larger
 
 
 def orthogonalise(vectors: torch.Tensor, basis: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
