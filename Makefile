@@ -6,7 +6,7 @@ INSTALLED = $(VENV)/.installed
 BENCH_VENV ?= .venv-bench
 JOBS ?= 2
 
-.PHONY: gallery serve test lint bench crash fuzz load clean
+.PHONY: gallery serve test lint bench crash fuzz load costs clean
 
 gallery: $(INSTALLED)
 	$(BIN)/python -m viz.gallery build --jobs $(JOBS)
@@ -25,7 +25,7 @@ lint: $(INSTALLED)
 # The exact versions of constraints.txt; PIP_EXTRA_INDEX_URL is honoured, for PyTorch's own index of CPU builds.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,gallery,fast,cluster]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,gallery,fast,cluster,adapters]'
 	touch $@
 
 # Ours and the peers' speed, side by side; half an hour. The gallery shows the table.
@@ -55,6 +55,10 @@ fuzz: $(INSTALLED)
 # A million steps, 10 GB, a hundred runs at once. FOLDER is where they are written and removed again.
 load: $(INSTALLED)
 	$(RELIABILITY)/load.py $(if $(FOLDER),--folder $(FOLDER)) $(COUNTS)
+
+# Seconds and memory of analyses of networks of up to 11 million parameters; an hour, and 2 GB of files meanwhile.
+costs: $(INSTALLED)
+	$(BIN)/python tests/costs/costs.py --table gallery/data/costs.json
 
 clean:
 	rm -rf $(VENV) $(BENCH_VENV) gallery/_site gallery/_build gallery/_cache

@@ -10,6 +10,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "hdf5": ["load_dataset", "save_dataset"],
         "run": ["Run", "RunFormatError", "RunWriter", "open_run"],
         "state_dicts": ["read_state_dicts"],
+        "lightning_callback": ["lightning_recorder"],
+        "trainer_callback": ["trainer_recorder"],
         "hessian": ["top_eigenpairs"],
         "spectrum": ["hessian_trace", "spectral_density"],
         "directions": [

@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+GRAM_ENTRIES = 2**18
+"""Entries of θ whose part of a Gram matrix is computed at a time."""
+
 
 class Batch:
     """Orthonormal vectors q_j, their products A q_j, and T_ij = ⟨q_i, A q_j⟩ of several operators, equally many each.
@@ -38,8 +41,11 @@ class Batch:
         """
         m = self.size
         if m == self.vectors.shape[1]:
-            grow = self.vectors.new_empty((len(self.T), min(m, self.capacity - m), self.vectors.shape[-1]))
-            self.vectors, self.products = torch.cat([self.vectors, grow], 1), torch.cat([self.products, grow], 1)
+            capacity = min(2 * m, self.capacity)
+            self.vectors = _with_room(
+                self.vectors, capacity
+            )  # one after the other: both at once would be twice as many
+            self.products = _with_room(self.products, capacity)
         self.vectors[:, m], self.products[:, m] = vectors, products
         self.size = m + 1
         outside, column = orthogonalise(products, self.vectors[:, : m + 1])
@@ -49,6 +55,13 @@ class Batch:
         norms = torch.linalg.vector_norm(outside, dim=-1)
         outside /= norms.clamp_min(torch.finfo(norms.dtype).tiny)[:, None]
         return outside, norms.double().cpu().numpy()
+
+
+def _with_room(vectors: torch.Tensor, capacity: int) -> torch.Tensor:
+    """`vectors` (E, m, n) as the first of (E, capacity, n); what is not written takes no memory of a CPU."""
+    larger = vectors.new_empty((len(vectors), capacity, vectors.shape[-1]))
+    larger[:, : vectors.shape[1]] = vectors
+    return larger
 
 
 def orthogonalise(vectors: torch.Tensor, basis: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -112,9 +125,13 @@ class Basis:
 
     def gram(self, m: int) -> np.ndarray:
         """RᵀR (m, m) of R = AV − VT for the first m vectors."""
-        V, products = self.vectors[:m], self.products[:m]
-        R = (products - self.like(self.T[:m, :m]) @ V).double()
-        return (R @ R.T).cpu().numpy()
+        V, products, T = self.vectors[:m], self.products[:m], self.like(self.T[:m, :m])
+        total = torch.zeros(m, m, dtype=torch.float64, device=V.device)
+        # In pieces: R in double precision as a whole would take more memory than the basis.
+        for piece, image in zip(V.split(GRAM_ENTRIES, 1), products.split(GRAM_ENTRIES, 1), strict=True):
+            R = (image - T @ piece).double()
+            total += R @ R.T
+        return total.cpu().numpy()
 
     def like(self, array: np.ndarray) -> torch.Tensor:
         """`array` as a tensor of the type and device of the vectors."""

@@ -11,6 +11,9 @@ from tqdm import tqdm
 
 from landscape.params import ParamLayout
 
+LOADED_ENTRIES = 2**24
+"""Entries of θ that are loaded at a time, one row at least: two checkpoints of ten million parameters are not."""
+
 
 def rows(checkpoints: xr.Dataset, objective) -> xr.Dataset:
     """`checkpoints` with dims (step, param), a single selected row becoming one step; checked against `objective`.
@@ -63,6 +66,11 @@ def refuse_repeated_steps(dataset: xr.Dataset | xr.DataArray, name: str) -> None
         raise ValueError(
             f'{name} hold step {steps[counts > 1][0]} more than once; keep one: {name}.drop_duplicates("step")'
         )
+
+
+def rows_at_a_time(most: int, n_params: int) -> int:
+    """How many rows of length `n_params` are loaded together: `most`, and fewer where they are long."""
+    return max(1, min(most, LOADED_ENTRIES // n_params))
 
 
 def batches(checkpoints: xr.Dataset, objective, size: int, label: str) -> Iterator[tuple[np.ndarray, torch.Tensor]]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from landscape.checkpoints import batches, matched, refuse_repeated_steps, rows
+from landscape.checkpoints import batches, matched, refuse_repeated_steps, rows, rows_at_a_time
 
 VECTORS = ("gradient", "update", "displacement")
 
@@ -65,7 +65,7 @@ def gradient_decomposition(
     checkpoints, eigs = shared_steps(checkpoints, eigs, objective)
     components, totals, bulks = [], [], []
     done = 0
-    for steps, params in batches(checkpoints, objective, 32, f"{vector}s"):
+    for steps, params in batches(checkpoints, objective, rows_at_a_time(32, objective.n_params), f"{vector}s"):
         whole = chosen(steps, params)
         block = eigs.eigenvector.isel(step=slice(done, done + len(steps))).transpose("step", "mode", "param")
         axes = objective.as_vectors(block.values)
@@ -177,8 +177,9 @@ def motion(checkpoints: xr.Dataset) -> xr.Dataset:
     norm, cosine = np.full(len(steps), np.nan), np.full(len(steps), np.nan)
     before, update_before = None, None
     trajectory = checkpoints.params.transpose("step", "param")
-    for start in range(0, len(steps), 256):
-        for row, params in enumerate(trajectory.isel(step=slice(start, start + 256)).values, start):
+    at_once = rows_at_a_time(256, checkpoints.sizes["param"])
+    for start in range(0, len(steps), at_once):
+        for row, params in enumerate(trajectory.isel(step=slice(start, start + at_once)).values, start):
             consecutive = row > 0 and steps[row] == steps[row - 1] + 1
             update = params - before if consecutive else None
             if update is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from landscape.checkpoints import batches, matched
+from landscape.checkpoints import batches, matched, rows_at_a_time
 
 
 def loss_change(objective, checkpoints: xr.Dataset) -> xr.Dataset:
@@ -38,7 +38,7 @@ def loss_change(objective, checkpoints: xr.Dataset) -> xr.Dataset:
     steps = checkpoints.step.values
     follows = np.concatenate([[False], np.diff(steps) == 1])
     own, earlier, done = [], [], 0
-    for block, params in batches(checkpoints, objective, 64, "loss changes"):
+    for block, params in batches(checkpoints, objective, rows_at_a_time(64, objective.n_params), "loss changes"):
         # The same rows at once, so that a loss that does not depend on the step rounds alike both times.
         before = np.where(follows[done : done + len(block)], block - 1, block)
         own.append(objective.losses(params, block).cpu().numpy())

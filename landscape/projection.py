@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from landscape.checkpoints import batches, matched
+from landscape.checkpoints import batches, matched, rows_at_a_time
 
 
 def project(objective, checkpoints: xr.Dataset, plane: xr.Dataset) -> xr.Dataset:
@@ -31,7 +31,7 @@ def project(objective, checkpoints: xr.Dataset, plane: xr.Dataset) -> xr.Dataset
     plane = plane.transpose("axis", "alpha", "beta", "param", ..., missing_dims="ignore")
     center, axes = objective.as_params(plane.center.values), objective.as_params(plane.direction.values)
     coordinates, distances, losses = [], [], []
-    for steps, params in batches(checkpoints, objective, 64, "projection"):
+    for steps, params in batches(checkpoints, objective, rows_at_a_time(64, objective.n_params), "projection"):
         moved = params - center
         inside = moved @ axes.T
         coordinates.append(inside.cpu().numpy())

@@ -9,7 +9,7 @@ import torch
 import xarray as xr
 from scipy.optimize import minimize
 
-from landscape.checkpoints import batches, matched
+from landscape.checkpoints import batches, matched, rows_at_a_time
 from landscape.hessian import top_eigenpairs
 from landscape.objective import POINTS_PER_BATCH
 from landscape.spectrum import hessian_trace
@@ -122,7 +122,9 @@ def _trace(objective, checkpoints: xr.Dataset, settings: dict) -> dict:
 
 def _sam(objective, checkpoints: xr.Dataset, settings: dict) -> dict:
     values = []
-    for steps, params in batches(checkpoints, objective, POINTS_PER_BATCH, "one-step sharpness"):
+    for steps, params in batches(
+        checkpoints, objective, rows_at_a_time(POINTS_PER_BATCH, objective.n_params), "one-step sharpness"
+    ):
         losses, gradients = objective.value_and_gradient(params, steps)
         ascent = gradients / gradients.norm(dim=-1, keepdim=True)  # NaN where it is zero
         values.append((objective.losses(params + settings["radius"] * ascent, steps) - losses).cpu().numpy())

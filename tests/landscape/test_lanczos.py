@@ -311,3 +311,18 @@ def test_of_a_thousand_starts_none_certifies_a_wrong_answer(spectrum, k):
                 assert (missing >= -1e-12).all()
                 assert (missing <= accuracy * np.maximum(np.abs(pairs.values), 3e-3)).all()
     assert n_certified == 1000
+
+
+def test_the_gram_matrix_of_residuals_is_that_of_all_entries_however_they_are_cut(monkeypatch):
+    matrix = np.random.default_rng(0).standard_normal((23, 23))
+    matrix = torch.from_numpy(matrix + matrix.T)
+    batch = Batch(1, matrix[:1], capacity=8)
+    basis = Basis(batch, 0, np.random.default_rng(1))
+    for _ in range(6):
+        vector = basis.random_vector()
+        batch.extend(vector[None], (matrix @ vector)[None])
+    V = basis.vectors.numpy()[:5]
+    R = V @ matrix.numpy() - (V @ matrix.numpy() @ V.T) @ V
+    for entries in (4, 5, 23, 100):
+        monkeypatch.setattr("landscape.basis.GRAM_ENTRIES", entries)
+        np.testing.assert_allclose(basis.gram(5), R @ R.T, atol=1e-12)
