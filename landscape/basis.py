@@ -42,9 +42,7 @@ class Batch:
         m = self.size
         if m == self.vectors.shape[1]:
             capacity = min(2 * m, self.capacity)
-            self.vectors = _with_room(
-                self.vectors, capacity
-            )  # one after the other: both at once would be twice as many
+            self.vectors = _with_room(self.vectors, capacity)  # one after the other, as both at once take twice as much
             self.products = _with_room(self.products, capacity)
         self.vectors[:, m], self.products[:, m] = vectors, products
         self.size = m + 1

@@ -16,7 +16,7 @@ from landscape.run_writer import RunWriter
 
 
 class StepRecorder:
-    """Row t holds the loss and the learning rate of update t, and every `every` steps θ_t, from before the update.
+    """Row t holds loss and learning rate of update t, and every `every` steps θ_t and buffers from before the update.
 
     The options are those of `landscape.lightning_recorder`. The caller says when training begins, when an update is
     about to begin, when it was made, and when training ends.
@@ -50,7 +50,7 @@ class StepRecorder:
         self.model = _uncompiled(model if self.own is None else self.own)
         self.optimizer = unwrapped(optimizer)
         refuse_sharded(self.model)
-        self.layout = ParamLayout.of(self.model)
+        self.layout, self.buffers = ParamLayout.of(self.model), ParamLayout.of_buffers(self.model)
         attrs = optimizer_attrs(self.optimizer, constant_rate=constant_rate)
         if self.with_moments:
             second_moment(self.optimizer, self.model, self.layout)  # refused now, not after an hour
@@ -67,6 +67,7 @@ class StepRecorder:
             overwrite=self.overwrite and not resume,
             resume=resume,
             optimizer_state=["second_moment"] if self.with_moments else (),
+            buffers=self.buffers,
         )
         self.loss = 0.0
 
@@ -108,6 +109,8 @@ class StepRecorder:
     def _saved(self) -> dict[str, Any]:
         kind = torch.float64 if self.kind == np.float64 else torch.float32
         saved = {"params": self.layout.flatten_model(self.model).to(kind)}
+        if self.buffers.names:
+            saved["buffers"] = self.buffers.flatten_model(self.model).to(kind)
         if self.with_moments:
             moments = second_moment(self.optimizer, self.model, self.layout)
             saved["optimizer_state"] = {"second_moment": moments.to(kind)}
