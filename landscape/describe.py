@@ -30,6 +30,12 @@ def main(argv: list[str]) -> None:
         help="a run file; a file that save_dataset wrote; or checkpoints: files (.pt, .ckpt, .safetensors, …), a "
         "folder or a pattern",
     )
+    parser.add_argument(
+        "--objective",
+        metavar="FILE.py:FUNCTION",
+        help="of checkpoints: say what would be loaded for the landscape.Objective that this function of the files by "
+        "step returns",
+    )
     parser.add_argument("--step", type=int, metavar="N", help="say what a run recorded at this step")
     parser.add_argument("--watch", action="store_true", help="follow a run until it ends or Ctrl-C")
     parser.add_argument("--interval", type=float, default=1.0, metavar="S", help="seconds between looks (1)")
@@ -39,7 +45,9 @@ def main(argv: list[str]) -> None:
             raise ValueError("--watch and --step are for run files")
         from landscape.describe_state_dicts import describe_state_dicts  # loads torch
 
-        print(describe_state_dicts(options.file))
+        print(describe_state_dicts(options.file, options.objective))
+    elif options.objective:
+        raise ValueError("--objective is for checkpoints of others; a run file says itself what it holds")
     elif options.watch:
         from landscape.watch import watch
 

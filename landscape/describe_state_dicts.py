@@ -7,23 +7,29 @@ from collections.abc import Sequence
 
 import torch
 
+from landscape.analysis_inputs import objective_of
 from landscape.describe import row_text, spans
+from landscape.params import ParamLayout
 from landscape.state_dict_files import read_tensors
-from landscape.state_dict_names import files_by_step, shared_prefix
+from landscape.state_dict_names import STATISTICS, files_by_step, shared_prefix
+from landscape.state_dicts import read_state_dicts
 
 MOST = 60
 """Tensors that are listed."""
 
 
-def describe_state_dicts(sources: Sequence[str | os.PathLike]) -> str:
+def describe_state_dicts(sources: Sequence[str | os.PathLike], objective: str | None = None) -> str:
     """Text that lists the files of `sources` by step, and the tensors of the first; files that differ are named.
+
+    Each tensor is a parameter, a buffer that belongs to the checkpoint, or left out: by the function `objective`,
+    ``FILE.py:function``, for its model, else as ``convert`` takes them.
 
     Raises
     ------
     FileNotFoundError
         If there are no files.
     ValueError
-        If a file is damaged or refused, or steps cannot be told.
+        If a file is damaged or refused, steps cannot be told, or a file does not fit the objective's model.
     """
     import numpy as np
 
@@ -42,15 +48,32 @@ def describe_state_dicts(sources: Sequence[str | os.PathLike]) -> str:
     ]
     if prefix:
         lines.append(row_text("prefix", f"{prefix} before all names; it is taken off where the model has it not"))
-    width = max(map(len, tensors))
+    roles = _roles(tensors, paths, objective)
+    width, wide = max(map(len, tensors)), max(len(str(tuple(tensor.shape))) for tensor in tensors.values())
     for name, tensor in list(tensors.items())[:MOST]:
-        kind = str(tensor.dtype).removeprefix("torch.")
-        lines.append(row_text("", f"{name:<{width}}  {kind:<9} {tuple(tensor.shape)}"))
+        kind, shape = str(tensor.dtype).removeprefix("torch."), str(tuple(tensor.shape))
+        lines.append(row_text("", f"{name:<{width}}  {kind:<9} {shape:<{wide}}  {roles[name]}"))
     if len(tensors) > MOST:
         lines.append(row_text("", f"… and {len(tensors) - MOST} more"))
+    loaded = sum(tensors[name].numel() for name, role in roles.items() if role == "parameter")
+    lines.append(row_text("loaded", f"{loaded:,} parameters" + ("" if objective else ", as convert takes them")))
     for path in different[:5]:
         lines.append(row_text("different", f"{path} holds other tensors than {first}"))
     return "\n".join(lines)
+
+
+def _roles(tensors: dict[str, torch.Tensor], paths: dict, objective: str | None) -> dict[str, str]:
+    """What each tensor is: parameter, buffer or left out."""
+    if objective is None:
+        kinds = {True: "parameter", False: "left out"}
+        own = {name: kinds[tensor.is_floating_point()] for name, tensor in tensors.items()}
+        return own | {name: "buffer" for name in tensors if name.endswith(STATISTICS[:2])}
+    layout = objective_of(objective, paths).layout
+    attrs = read_state_dicts(paths, layout).attrs  # looks at every file
+    prefix = shared_prefix(tensors, layout)
+    buffers = ParamLayout.from_json(attrs["buffer_layout"]).names if "buffer_layout" in attrs else ()
+    named = {prefix + name: "parameter" for name in layout.names} | {prefix + name: "buffer" for name in buffers}
+    return {name: named.get(name, "left out") for name in tensors}
 
 
 def _shapes(tensors: dict[str, torch.Tensor]) -> dict[str, tuple]:

@@ -31,7 +31,8 @@ def lightning_recorder(
 
     A step is an optimiser step, of all the batches whose gradients it accumulates. Row t of the history holds the loss,
     the mean over these batches, and the learning rate of update t; checkpoint t is θ_t, from before that update, with
-    the model's buffers (statistics of batch norms), and the last one θ after the last. Attrs name the optimiser, and the learning rate where no scheduler changes it.
+    the model's buffers (statistics of batch norms), and the last one θ after the last. Attrs name the optimiser, and
+    the learning rate where no scheduler changes it.
 
     At the end the run is "complete", or "diverged" if the last loss or θ is not finite; after an exception or Ctrl-C,
     "interrupted". Where training goes on from a checkpoint (``fit(…, ckpt_path=…)``) and the file exists, it goes on

@@ -321,6 +321,31 @@ def test_inspect_names_files_that_differ_and_refuses_bad_ones_in_a_line(tmp_path
     assert "are for run files" in capsys.readouterr().err
 
 
+def test_inspect_says_what_would_be_loaded(tmp_path, capsys):
+    paths = saved(tmp_path)
+    assert main(["inspect", str(paths[0])]) == 0
+    roles = {line.split()[0]: line.split()[-1] for line in capsys.readouterr().out.splitlines() if "float32" in line}
+    assert roles["first.weight"] == roles["third.bias"] == "parameter"
+    assert roles["norm.running_var"] == "buffer"
+    (tmp_path / "mine.py").write_text(
+        "import torch\nfrom landscape import Objective\n"
+        "def make(files):\n"
+        "    model = torch.nn.Module()\n"
+        "    model.first = torch.nn.Linear(4, 4)\n"
+        "    return Objective(model, lambda o, t, s: o.mean(), torch.ones(2, 4), torch.ones(2))\n"
+    )
+    spec = f"{tmp_path / 'mine.py'}:make"
+    assert main(["inspect", str(tmp_path / "*.pt"), "--objective", spec]) == 0
+    text = capsys.readouterr().out
+    roles = {line.split()[0]: line.split("  ")[-1] for line in text.splitlines() if "float32" in line}
+    assert {name for name, role in roles.items() if role == "parameter"} == {"first.weight", "first.bias"}
+    assert roles["third.weight"] == "left out"
+    assert "20 parameters" in text
+    torch.save({"first.weight": torch.zeros(4, 4)}, paths[2])
+    assert main(["inspect", str(tmp_path / "*.pt"), "--objective", spec]) == 2
+    assert "first.bias is missing" in capsys.readouterr().err
+
+
 OBJECTIVE = """
 import torch
 from landscape import Objective
