@@ -12,7 +12,7 @@ what the measured growth would mean for a billion.
 # ``make costs`` measured this and wrote the table that is read here: each call in a process of its own, in float32, on a
 # checkpoint of a short training. ResNets see 32 images of 32 × 32 pixels, batch norm in evaluation mode; transformers
 # like GPT-2 16 texts of 64 tokens. Seconds are those of the processor, of both threads together, as other work on the
-# machine does not count there; by the clock it is about half where both are busy. Memory is the most that the process
+# machine does not count there; by the clock it can be half. Memory is the most that the process
 # had above Python and its packages: with the network, its data and the result.
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ from viz.style import BLUE, GREEN, ORANGE, VERMILION
 
 measured = json.loads(Path("data/costs.json").read_text())
 rows = pd.DataFrame(measured["rows"])
-rows = rows[rows.call != "train"].sort_values("parameters")
+rows = rows[rows.call != "train"].sort_values(["family", "parameters"])
 machine, versions = measured["machine"], measured["versions"]
 print(
     f"{measured['date']}: {machine['processor']}, {machine['threads']} threads; "
@@ -50,7 +50,7 @@ def table(family):
     text = [
         row.absent
         if isinstance(getattr(row, "absent", None), str)
-        else f"{row.processor_seconds:.2g} s, {row.bytes / 1e9:.2f} GB"
+        else f"{row.processor_seconds:.3g} s, {row.bytes / 1e9:.2f} GB"
         + ("" if np.isnan(row.products) else f", {row.products:.0f} products")
         for row in of.itertuples()
     ]
@@ -64,6 +64,10 @@ table("ResNet-18")
 
 # %%
 table("transformer")
+
+# %%
+# How many products eigenpairs take is a matter of the spectrum, not of the size: the block of one layer alone can need more
+# than the whole.
 
 # %%
 # Growth
