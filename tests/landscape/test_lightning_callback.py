@@ -1,6 +1,7 @@
 """Runs that Lightning trained, against what its loop did, which the tests note for themselves."""
 
 import importlib
+import importlib.util
 import logging
 import signal
 import warnings
