@@ -122,7 +122,7 @@ class StateDictArray(BackendArray):
         tensors = read_tensors(path, self.weights)
         _check(path, tensors, prefix, {self.layout: "tensors"})
         kind = torch.float64 if self.dtype == np.float64 else torch.float32
-        return self.layout.flatten([tensors[prefix + name].to(kind) for name in self.layout.names]).numpy()
+        return self.layout.flatten([tensors[prefix + name].detach().to(kind) for name in self.layout.names]).numpy()
 
 
 MOST = 10

@@ -208,6 +208,12 @@ def test_types_are_as_wide_as_the_file_has_them_or_as_asked(tmp_path):
     np.testing.assert_allclose(half[0], EXPECTED[0], rtol=2**-7)
 
 
+def test_parameters_that_require_gradients_are_read_as_they_are(tmp_path):
+    path = tmp_path / "step_1.pt"
+    torch.save(dict(MODELS[0].named_parameters()), path)
+    np.testing.assert_array_equal(read_state_dicts(path, LAYOUT).params[0], EXPECTED[0])
+
+
 class Malicious:
     def __reduce__(self):
         return (print, ("run!",))
