@@ -25,15 +25,16 @@ new ResizeObserver(fit).observe(figure.parentNode);
 
 
 def setup(app) -> dict:
-    """Show plotly's figures by the site's own copy of its script, which is written when a page needs it."""
+    """Write the site's own copy of plotly's script, when a page needs it."""
     if importlib.util.find_spec("plotly") is not None:
-        _use_site_script()
         app.connect("build-finished", _copy_script)
     return {"parallel_read_safe": True}
 
 
-def _use_site_script() -> None:
-    """Make figures write, where a script of the gallery shows them, a link to the script instead of its text."""
+def use_site_script() -> None:
+    """Make figures write a link to the site's script instead of its text; in each process that runs scripts."""
+    if importlib.util.find_spec("plotly") is None:
+        return
     import plotly.io
     from plotly.io.base_renderers import MimetypeRenderer
 

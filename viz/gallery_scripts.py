@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from viz.gallery_plotly import use_site_script
 from viz.style import RC
 
 _state = {}  # of the script that runs: the hooks of sphinx-gallery have no other place for it
@@ -32,6 +33,7 @@ def around_script(gallery_conf: dict, path: str | None, when: str) -> None:
         mpl.use("agg")
         mpl.rcdefaults()
         mpl.rcParams.update(RC | {"savefig.dpi": 140})
+        use_site_script()
         if alone:
             print(said, end=" ", flush=True)
         _state["started"], _state["patched"] = time.perf_counter(), (warnings.formatwarning, sys.exit)

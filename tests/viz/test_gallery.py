@@ -209,14 +209,15 @@ def test_pages_need_nothing_from_the_network(gallery):
         assert not re.search(r"""(@import|url\()\s*["']?(https?:)?//""", sheet.read_text()), sheet
 
 
-def test_a_figure_to_turn_uses_the_one_script_of_the_site(gallery):
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_figure_to_turn_uses_the_one_script_of_the_site(gallery, jobs):
     pytest.importorskip("plotly")
-    assert build(gallery)[0] == 0
+    assert build(gallery, jobs=jobs)[0] == 0
     script = gallery / "_site" / "_static" / "plotly.min.js"
     assert not script.exists()
     figure = "\nimport plotly.graph_objects as go\n\ngo.Figure(go.Surface(z=[[0, 1], [2, 3]]))\n"
     (gallery / "beta.py").write_text(SCRIPT.format(name="beta").replace('print("beta', figure + '\n# %%\nprint("beta'))
-    assert build(gallery)[0] == 0
+    assert build(gallery, jobs=jobs)[0] == 0
     assert script.stat().st_size > 1e6
     assert 'src="../_static/plotly.min.js"' in page(gallery, "beta")
     assert "Plotly.newPlot" in page(gallery, "beta")
