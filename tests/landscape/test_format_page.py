@@ -132,5 +132,5 @@ def test_the_page_names_everything_that_a_file_holds(finished):
 
 
 def test_the_page_is_part_of_the_site():
-    index = (Path(__file__).parents[2] / "gallery/pages/index.rst").read_text(encoding="utf-8")
-    assert "<format>" in index
+    index = (Path(__file__).parents[2] / "gallery/pages/guide/index.rst").read_text(encoding="utf-8")
+    assert "   ../format\n" in index

@@ -122,14 +122,16 @@ plt.show()
 # %%
 # The barrier: how much higher the loss is on the line, at its highest, than the mean of both ends.
 barriers = {name: [] for name in objectives}
+print("common  distance   training          test")
+print(" steps   of ends   loss barrier   loss barrier")
 for common in COMMON:
-    row = f"{common:4} common steps: ends {float(lines[common, 'training'].distance):5.2f} apart"
+    row = f"{common:6} {float(lines[common, 'training'].distance):9.2f} "
     for name in objectives:
         line = lines[common, name]
         at_ends = line.loss.interp(alpha=line.end.values).values
         inside = line.loss.where(abs(line.alpha) <= line.distance / 2)
         barriers[name].append(float(inside.max()) - at_ends.mean())
-        row += f"; {name} loss {at_ends.mean():.3f}, barrier {barriers[name][-1]:.3f}"
+        row += f" {at_ends.mean():6.3f} {barriers[name][-1]:7.3f}"
     print(row)
 
 # %%
@@ -140,15 +142,16 @@ for common in COMMON:
 # Where they end
 # --------------
 # The sharpness of the two ends, and their share of right answers on the test set.
+print("common   sharpness of   right on the")
+print(" steps   the two ends   test set, %   certified")
 for common in COMMON:
     both = xr.Dataset(
         {"params": (("step", "param"), np.stack(ends[common]))}, {"step": [1, 2]}
     )
     eigs = landscape.top_eigenpairs(objectives["training"], both, k=1, tol=1e-3)
     accuracy = objectives["test"].accuracy(both.params.values)
+    first, second = eigs.eigenvalue.values[:, 0]
     print(
-        f"{common:4} common steps: sharpness "
-        + ", ".join(f"{value:.1f}" for value in eigs.eigenvalue.values[:, 0])
-        + f"; right on the test set {100 * accuracy[0]:.1f} % and {100 * accuracy[1]:.1f} %"
-        + f"; certified {bool(eigs.certified.all())}"
+        f"{common:6} {first:7.1f} {second:6.1f} {100 * accuracy[0]:6.1f} {100 * accuracy[1]:6.1f}"
+        f"   {bool(eigs.certified.all())}"
     )
