@@ -104,7 +104,11 @@ class Analysis:
 
     def __call__(self, argv: Sequence[str]) -> int:
         """Run the command with the arguments `argv`."""
-        options = self.parser().parse_args(argv)
+        parser = self.parser()
+        options = parser.parse_args(argv)
+        if (options.file is None) == (options.checkpoints is None):
+            parser.error("give one FILE, or --checkpoints")
+        options.file = options.file or options.checkpoints
         out = _output(options, self.name)
         with warnings.catch_warnings(record=True) as caught, open_inputs(options.file, options.objective) as inputs:
             warnings.simplefilter("always")
@@ -133,10 +137,12 @@ class Analysis:
         )
         parser.add_argument(
             "file",
+            nargs="?",
             metavar="FILE",
             help="a run file; a Dataset file with params (step, param); or checkpoints of any model, with --objective: "
             "a file, a folder, or a pattern in quotes",
         )
+        parser.add_argument("--checkpoints", metavar="PATTERN", help="the same, for those who like names better")
         for name, default in self.options.items():
             settings = dict(OPTIONS[name])
             if settings.get("action") != "store_true":

@@ -301,7 +301,7 @@ def test_bad_input_gets_one_line(run_file, tmp_path, capsys):
     (tmp_path / "text.h5").write_text("hello")
     landscape.save_dataset(xr.Dataset({"a": ("step", [1.0])}, {"step": [0]}), tmp_path / "a.h5")
     for arguments, message in (
-        (["eigenpairs"], "the following arguments are required: FILE"),
+        (["eigenpairs"], "give one FILE, or --checkpoints"),
         (["eigenpairs", tmp_path / "no.h5"], "there is no file"),
         (["eigenpairs", tmp_path / "text.h5"], "not an HDF5 file"),
         (["eigenpairs", tmp_path / "a.h5"], "holds no checkpoints, params (step, param)"),

@@ -376,12 +376,14 @@ def test_every_analysis_reads_them_from_the_command_line(tmp_path, capsys):
     assert eigs.step.values.tolist() == STEPS
     assert eigs.certified.all()
     assert main(["gradient", pattern, "--steps", "200", *objective]) == 0
-    assert main(["slice", pattern, "--step", "10", "--points", "3", *objective]) == 0
+    assert main(["slice", "--checkpoints", pattern, "--step", "10", "--points", "3", *objective]) == 0
     capsys.readouterr()
     for command, message in (
         (["valley", pattern], "say what it is with --objective FILE.py:function"),
         (["bifurcation", pattern], "holds no history"),
         (["density", str(tmp_path / "*.bin"), *objective], "no file matches"),
+        (["density", pattern, "--checkpoints", pattern, *objective], "give one FILE, or --checkpoints"),
+        (["density", *objective], "give one FILE, or --checkpoints"),
     ):
         assert main(command) == 2
         error = capsys.readouterr().err
