@@ -1,11 +1,15 @@
 """Hand-built Datasets in the shapes that landscape returns, and a check that no figure is left open."""
 
+import sys
+from pathlib import Path
+
 import matplotlib
 import numpy as np
 import pytest
 import xarray as xr
 
 matplotlib.use("agg")
+sys.path.insert(0, str(Path(__file__).parent))  # for tests that drive a browser by chromium.py
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,5 @@
 """The built site in a real browser: nothing is broken, blank, fetched from outside, or too wide for a phone."""
 
-import itertools
-import json
 import re
 import shutil
 import subprocess
@@ -9,97 +7,15 @@ import sys
 import time
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
-from urllib.request import urlopen
 
 import numpy as np
 import pytest
+from chromium import WHY_NOT, Browser
 from PIL import Image
 
 from viz.gallery import FOLDER, is_current
 
-websocket = pytest.importorskip("websocket", reason="websocket-client is not installed, by which Chromium is driven")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt install chromium")
-PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
-FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
-OUT_OF_THE_WAY = ("--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--remote-allow-origins=*")
-
-
-class Browser:
-    """One tab of a headless Chromium, driven by its DevTools protocol."""
-
-    def __init__(self, profile: Path):
-        flags = [*FLAGS, *OUT_OF_THE_WAY, "--remote-debugging-port=0", f"--user-data-dir={profile}"]
-        quiet = subprocess.DEVNULL
-        self.process = subprocess.Popen([CHROMIUM, *flags, "about:blank"], stdout=quiet, stderr=quiet)
-        port = profile / "DevToolsActivePort"
-        deadline = time.monotonic() + 20
-        while not (port.exists() and "\n" in port.read_text()):
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                self.process.kill()
-                pytest.skip(f"{CHROMIUM} does not start")
-            time.sleep(0.05)
-        with urlopen(f"http://127.0.0.1:{port.read_text().splitlines()[0]}/json/list") as answer:
-            tab = next(one for one in json.load(answer) if one["type"] == "page")
-        self.socket = websocket.create_connection(tab["webSocketDebuggerUrl"], timeout=20)
-        self.numbers, self.events = itertools.count(1), []
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self.call(f"{domain}.enable")
-
-    def call(self, method: str, **params) -> dict:
-        """Result of a method; what happens meanwhile is kept."""
-        number = next(self.numbers)
-        self.socket.send(json.dumps({"id": number, "method": method, "params": params}))
-        while (message := json.loads(self.socket.recv())).get("id") != number:
-            self.events.append(message)
-        assert "error" not in message, message
-        return message["result"]
-
-    def run(self, script: str):
-        """Value of an expression of JavaScript, awaited if it is a promise."""
-        done = self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
-        assert "exceptionDetails" not in done, done
-        return done["result"].get("value")
-
-    def open(self, address: str) -> None:
-        """Load a page, with nothing remembered of what happened before."""
-        self.events.clear()
-        self.call("Page.navigate", url=address)
-        while not any(event["method"] == "Page.loadEventFired" for event in self.events):
-            self.events.append(json.loads(self.socket.recv()))
-
-    def phone(self, on: bool) -> None:
-        """Whether the tab is as small as a phone's."""
-        if on:
-            self.call("Emulation.setDeviceMetricsOverride", **PHONE)
-        else:
-            self.call("Emulation.clearDeviceMetricsOverride")
-
-    def close(self) -> None:
-        """End the process."""
-        self.socket.close()
-        self.process.terminate()
-        self.process.wait(timeout=20)
-
-    def errors(self) -> list[str]:
-        """What the console showed as an error, and requests that failed, since the page was opened."""
-        found = []
-        for event in self.events:
-            said = event["params"]
-            if event["method"] == "Runtime.exceptionThrown":
-                found.append(said["exceptionDetails"].get("exception", {}).get("description", "exception"))
-            elif event["method"] == "Runtime.consoleAPICalled" and said["type"] in ("error", "assert"):
-                found.append(str([one.get("value") for one in said["args"]]))
-            elif event["method"] == "Log.entryAdded" and said["entry"]["level"] == "error":
-                found.append(f"{said['entry']['text']} {said['entry'].get('url', '')}")
-            elif event["method"] == "Network.loadingFailed" and not said.get("canceled"):
-                found.append(said["errorText"])
-        return found
-
-    def requests(self) -> set[str]:
-        """Addresses that the page asked for."""
-        asked = (event for event in self.events if event["method"] == "Network.requestWillBeSent")
-        return {event["params"]["request"]["url"] for event in asked}
+pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")
 
 
 @pytest.fixture(scope="module")
