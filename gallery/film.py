@@ -113,7 +113,7 @@ film = viz.save_film(
     "the states rest at its bottom, then jump from wall to wall.",
     figsize=(7.0, 2.6),
     dpi=100,
-    quality=40,
+    quality=25,
     **layout,
 )
 film

@@ -72,8 +72,8 @@ film = viz.save_film(
     text="Regions of the plane that the network gives to each class, and the "
     "Hessian's spectrum, through one period of the class weights.",
     figsize=(7.0, 2.9),
-    dpi=90,
-    quality=40,
+    dpi=85,
+    quality=25,
     **layout,
 )
 film
