@@ -50,7 +50,7 @@ def interactive_surface(
     Returns
     -------
     plotly.graph_objects.Figure
-        It shows itself in a notebook; ``figure.write_html(path, include_plotlyjs=True)`` makes one file of it.
+        It shows itself in a notebook; ``figure.write_html(path, auto_play=False)`` makes one file of it.
 
     Raises
     ------
