@@ -9,27 +9,16 @@ in which order, and under which headings, they are shown. The pages are in ``gal
 from __future__ import annotations
 
 import argparse
-import ast
 import contextlib
-import hashlib
-import importlib.util
 import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Sequence
 from pathlib import Path
 
-FOLDER = Path(__file__).resolve().parents[1] / "gallery"
-PACKAGES = ("landscape", "dynloss", "viz")
-LEDGER = Path("_build") / "results.json"
-TOOLS = ("sphinx", "sphinx-gallery", "pydata-sphinx-theme", "numpydoc", "matplotlib")
-WRITERS = tuple(f"gallery{part}.py" for part in ("", "_math", "_pages", "_reference", "_site", "_tables"))
-
-
-class GalleryError(ValueError):
-    """What the user asked for cannot be built; the message says why."""
+from viz.gallery_folder import FOLDER, GalleryError, scripts, title
+from viz.gallery_keys import LEDGER, PACKAGES, TOOLS, installed_version, keys_of, ledger_of
 
 
 def build(
@@ -69,8 +58,8 @@ def build(
     if missing:
         raise GalleryError(f"the gallery needs {', '.join(missing)}: install them by pip install -e '.[gallery]'")
 
-    keys, site, writers = _keys(folder, paths, packages)
-    ledger, before = folder / LEDGER, _ledger(folder)
+    keys, site, writers = keys_of(folder, paths, packages)
+    ledger, before = folder / LEDGER, ledger_of(folder)
     index = folder / "_site" / "index.html"
     last = before["scripts"] if index.exists() else {}
 
@@ -89,7 +78,7 @@ def build(
     except ChildProcessError as error:
         raise GalleryError(str(error)) from None
     results = {name: last[name] for name in kept} | {n: "" if n in failures else keys[n] for n in to_run}
-    _, site, _ = _keys(folder, paths, packages)  # scripts may have drawn pictures of the site anew
+    _, site, _ = keys_of(folder, paths, packages)  # scripts may have drawn pictures of the site anew
     ledger.write_text(json.dumps({"site": site, "writers": writers, "scripts": results}, indent=1))
 
     unchanged = sum(1 for name in kept if last[name] == keys[name])
@@ -102,71 +91,6 @@ def build(
             print(f"    {name}: {_last_line(reason)}")
     print(f"The gallery is in {index}")
     return 1 if failures else 0
-
-
-def is_current(folder: Path = FOLDER, packages: Sequence[str] = PACKAGES) -> bool:
-    """Whether the site is there, built of today's pages and sources."""
-    _, site, _ = _keys(folder, scripts(folder), packages)
-    return (folder / "_site" / "index.html").exists() and _ledger(folder)["site"] == site
-
-
-def _ledger(folder: Path) -> dict:
-    """What the last build was made of."""
-    ledger = folder / LEDGER
-    return json.loads(ledger.read_text()) if ledger.exists() else {"site": "", "scripts": {}}
-
-
-def _keys(folder: Path, paths: dict[str, Path], packages: Sequence[str]) -> tuple[dict[str, str], str, str]:
-    """Digests of what each script depends on, of what the site does, and of the sources that write it."""
-    sources = _sources(packages)
-    # What writes pages cannot change what scripts draw: it is part of the site's key only.
-    writing = [path for path in sources if path.parent.name == "viz" and path.name in WRITERS]
-    drawing = [path for path in sources if path not in writing]
-    common = _digest(drawing, *(f"{tool} {installed_version(tool)}" for tool in TOOLS))
-    scripts = {name: _digest([path, *sorted(folder.glob(f"data/{name}.*"))], common) for name, path in paths.items()}
-    texts = [folder / "GALLERY_HEADER.rst", folder / "_order.txt"]
-    texts += [path for part in ("pages/**/*", "data/*.json", "images/*") for path in sorted(folder.glob(part))]
-    writers = _digest(writing)
-    return scripts, _digest([path for path in texts if path.is_file()], common, writers, *paths), writers
-
-
-def scripts(folder: Path = FOLDER) -> dict[str, Path]:
-    """Path of each script by its name, in the order of _order.txt where there is one, the others alphabetically."""
-    for needed in ("GALLERY_HEADER.rst", "pages/index.rst"):
-        if not (folder / needed).is_file():
-            raise GalleryError(f"{folder} is no gallery: it needs {needed}")
-    paths = {p.stem: p for p in sorted(folder.glob("*.py")) if not p.name.startswith("_")}
-    return {name: paths[name] for names in _sections(folder, list(paths)).values() for name in names}
-
-
-def sections(folder: Path = FOLDER) -> dict[str, list[str]]:
-    """Names of the scripts by the heading under which they are shown, in order; without headings, all under ""."""
-    return _sections(folder, list(scripts(folder)))
-
-
-def _sections(folder: Path, names: list[str]) -> dict[str, list[str]]:
-    """Names under the lines ``# Heading`` of _order.txt; those that it does not list come last, in the last section."""
-    order, heading, found = folder / "_order.txt", "", {}
-    lines = order.read_text(encoding="utf-8").splitlines() if order.exists() else []
-    left = list(names)
-    for line in map(str.strip, lines):
-        if line.startswith("#"):
-            heading = line.lstrip("# ")
-        elif line in left:
-            left.remove(line)
-            found.setdefault(heading, []).append(line)
-    if left:
-        found.setdefault(heading, []).extend(left)
-    return found
-
-
-def title(path: Path) -> str:
-    """First line of text in the script's docstring."""
-    try:
-        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    except SyntaxError as error:
-        return f"(does not parse: {error.msg}, line {error.lineno})"
-    return next((line for line in docstring.splitlines() if any(map(str.isalnum, line))), "(no docstring)")
 
 
 def serve(folder: Path = FOLDER, port: int = 8000) -> int:
@@ -211,29 +135,6 @@ def _chosen(paths: dict[str, Path], names: Sequence[str]) -> list[str]:
     if unknown:
         raise GalleryError(f"no script is named {', '.join(unknown)}; there are {', '.join(paths) or 'none'}")
     return [name for name in paths if name in asked]
-
-
-def installed_version(tool: str) -> str:
-    """Version of an installed distribution; nothing where there is none."""
-    try:
-        return version(tool)
-    except PackageNotFoundError:
-        return ""
-
-
-def _sources(packages: Iterable[str]) -> list[Path]:
-    """Sources of packages, which are not imported for it."""
-    folders = [Path(importlib.util.find_spec(name).submodule_search_locations[0]) for name in packages]
-    kinds = {".py", ".html", ".css", ".js"}
-    return [path for folder in folders for path in sorted(folder.rglob("*")) if path.suffix in kinds]
-
-
-def _digest(paths: Iterable[Path], *words: str) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(f"\0{path.name}\0".encode() + path.read_bytes())
-    digest.update("\0".join(words).encode())
-    return digest.hexdigest()
 
 
 def _last_line(text: str) -> str:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from viz.gallery_folder import title
 from viz.gallery_reference import write_if_changed
 
 
@@ -42,8 +43,6 @@ FOOTER = """\
 
 def write_hero(folder: Path, source: Path, shown: Sequence[str]) -> None:
     """Write ``hero.inc``, the picture that opens the site, with the title of the script that it leads to."""
-    from viz.gallery import title
-
     there = ((name, folder / "images" / file) for name, file in HERO.items() if name in shown)
     name, file = next((found for found in there if found[1].is_file()), (None, None))
     text = ""
@@ -81,7 +80,5 @@ def _heading(heading: str) -> str:
 
 def _thumbnails(folder: Path, names: Sequence[str]) -> str:
     """Directive for thumbnails, with the titles of scripts so that it changes when they do."""
-    from viz.gallery import title
-
     lines = "".join(f"   ../../{name}.py\n" for name in names)
     return f".. minigallery::\n\n{lines}\n.. " + "\n   ".join(title(folder / f"{name}.py") for name in names) + "\n"

@@ -18,7 +18,8 @@ from sphinx_gallery.gen_rst import extract_intro_and_title
 from sphinx_gallery.py_source_parser import split_code_and_text_blocks
 from sphinx_gallery.utils import get_md5sum
 
-from viz.gallery import installed_version, sections
+from viz.gallery_folder import sections
+from viz.gallery_keys import installed_version
 from viz.gallery_pages import copy_pages, write_gallery_page, write_hero, write_templates, write_thumbnails
 from viz.gallery_reference import write_reference
 from viz.gallery_scripts import announce

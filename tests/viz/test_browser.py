@@ -13,7 +13,8 @@ import pytest
 from chromium import WHY_NOT, Browser
 from PIL import Image
 
-from viz.gallery import FOLDER, is_current
+from viz.gallery_folder import FOLDER
+from viz.gallery_keys import is_current
 
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")
 

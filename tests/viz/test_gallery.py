@@ -10,7 +10,9 @@ from urllib.request import urlopen
 
 import pytest
 
-from viz.gallery import _sources, is_current, main, scripts, sections, title
+from viz.gallery import main
+from viz.gallery_folder import scripts, sections, title
+from viz.gallery_keys import is_current, sources_of
 
 SCRIPT = '''"""
 The title of {name}
@@ -110,7 +112,7 @@ def test_only_what_changed_runs(gallery, monkeypatch):
 
 
 def test_results_depend_on_all_that_a_package_shows():
-    names = {path.name for path in _sources(["viz"])}
+    names = {path.name for path in sources_of(["viz"])}
     assert {"dashboard.py", "dashboard.html", "dashboard.css", "dashboard.js"} <= names
 
 
