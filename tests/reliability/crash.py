@@ -22,6 +22,7 @@ import summary
 from landscape import ParamLayout, RunWriter, open_run
 
 LAYOUT = ParamLayout(("w",), ((130,),))
+BUFFERS = ParamLayout(("mean", "variance"), ((2,), (3,)))
 N_STEPS = 200
 
 SECOND_STRIDE = 17
@@ -109,14 +110,16 @@ def _make_writable(libc, address: int) -> None:
 
 
 def row(step: int) -> dict:
-    """What is appended at `step`: θ at every third one."""
-    params = np.sin(np.arange(130) + step) if step % 3 == 0 else None
-    return {"params": params, "loss": np.nan if step % 7 == 0 else 1 / step, "class_weight": [step, 1, 2]}
+    """What is appended at `step`: θ, and the buffers of the model, at every third one."""
+    saved = step % 3 == 0
+    params = {"params": np.sin(np.arange(130) + step), "buffers": np.cos(np.arange(5) + step)} if saved else {}
+    return {**params, "loss": np.nan if step % 7 == 0 else 1 / step, "class_weight": [step, 1, 2]}
 
 
 def record(path: Path, n_steps: int = N_STEPS, marks: list | None = None, log: WriteLog | None = None) -> None:
     """Record, or go on recording, the run; `marks` notes (events so far, rows committed) after each commit."""
     options = {"history": {"loss": {}, "class_weight": {"class": 3}}, "block_rows": 8, "resume": True}
+    options["buffers"] = BUFFERS
     with RunWriter(path, LAYOUT, **options, attrs={"optimizer": "gd"}, state={"counter": np.zeros(7)}) as writer:
         start = 0 if writer.state is None else int(writer.state.counter[0])
         assert writer.state is None or (writer.state.counter == start).all()
@@ -150,6 +153,8 @@ def check(path: Path, at_least: int) -> int:
         np.testing.assert_array_equal(saved, np.arange(len(saved)) * 3)
         params = np.reshape([row(step)["params"] for step in saved.tolist()], (-1, 130))
         np.testing.assert_array_equal(run.checkpoints.params, params)
+        buffers = np.reshape([row(step)["buffers"] for step in saved.tolist()], (-1, 5))
+        np.testing.assert_array_equal(run.checkpoints.buffers, buffers)
         assert len(saved) >= (at_least + 2) // 3, "checkpoints are missing"
         assert run.state is None or (run.state.counter == run.state.counter[0]).all()
     return len(steps)
