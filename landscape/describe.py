@@ -6,10 +6,10 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
+from landscape.describe_rows import row_text, spans
 from landscape.state_dict_names import is_of_state_dicts
 
 if TYPE_CHECKING:
-    import numpy as np
     import xarray as xr
 
     from landscape.run import Run
@@ -152,28 +152,6 @@ def describe_step(run: Run, step: int) -> str:
     return "\n".join(lines)
 
 
-def spans(steps: np.ndarray) -> str:
-    """How `steps` are spaced, stretch by stretch.
-
-    >>> import numpy as np
-    >>> spans(np.r_[0:100:25, 100:104, 125, 150, 175])
-    '11 rows: every 25 from 0 to 100, every 1 to 103, every 22 to 125, every 25 to 175'
-    >>> spans(np.arange(3))
-    '3 rows: every 1 from 0 to 2'
-    """
-    import numpy as np
-
-    if len(steps) < 2:
-        return f"1 row: step {steps[0]}" if len(steps) else "no rows"
-    gaps = np.diff(steps)
-    ends = [*np.flatnonzero(np.diff(gaps)) + 1, len(gaps)]  # the last gap of each stretch, plus one
-    parts = [f"every {gaps[0]} from {steps[0]} to {steps[ends[0]]}"]
-    parts += [f"every {gaps[end - 1]} to {steps[end]}" for end in ends[1:]]
-    if len(parts) > 8:
-        parts = [f"from {steps[0]} to {steps[-1]}, {gaps.min()} to {gaps.max()} apart in {len(parts)} stretches"]
-    return f"{len(steps)} rows: {', '.join(parts)}"
-
-
 def _dataset(dataset: xr.Dataset) -> list[str]:
     lines = [row_text("dims", ", ".join(f"{dim} {size}" for dim, size in dataset.sizes.items()) or "none")]
     if "step" in dataset.dims and "step" in dataset.coords:
@@ -218,11 +196,6 @@ def _range(variable: xr.DataArray) -> str:
 def _line(value: object) -> str:
     text = " ".join(str(value).split())
     return text if len(text) < 200 else f"{text[:200]}…"
-
-
-def row_text(title: str, text: str) -> str:
-    """A line with its title in the first column."""
-    return f"{title:<12} {text}".rstrip()
 
 
 def _size(path: str | os.PathLike) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from landscape.analysis_inputs import objective_of
-from landscape.describe import row_text, spans
+from landscape.describe_rows import row_text, spans
 from landscape.params import ParamLayout
 from landscape.state_dict_files import read_tensors
 from landscape.state_dict_names import STATISTICS, files_by_step, shared_prefix
