@@ -29,13 +29,12 @@ class Made:
 
     def __iter__(self):
         for i in range(self.n):
-            generator = torch.Generator().manual_seed(i)
-            yield torch.randn(N_SAMPLES, N_FEATURES, generator=generator), torch.zeros(N_SAMPLES, 2)
+            yield torch.full((N_SAMPLES, N_FEATURES), (i + 1) / N_FEATURES), torch.zeros(N_SAMPLES, 2)
 
 
 torch.set_num_threads(1)
 model = torch.nn.Linear(N_FEATURES, 2, bias=False)
-for n in (2, 6):
+for n in (2, 12):
     objective = Objective(model, lambda o, t, step: ((o - t) ** 2).mean(), Made(n))
     theta = objective.layout.flatten_model(model)
     objective.hvp(theta, theta, 0)
@@ -60,5 +59,4 @@ def test_memory_does_not_grow_with_the_number_of_batches():
     few, many = (int(line.split()[1]) for line in done.stdout.splitlines())
     batch = 4 * 100_000 * 160
     assert few > 0.5 * batch  # what is measured is there
-    assert many < few + batch
-    assert many < 5 * batch
+    assert many < few + 3 * batch  # of the ten that there are more; the system's allocator leaves one or two
