@@ -18,6 +18,9 @@ ENCODING = "_Encoding"
 CRC = "crc32"
 """Attribute of a variable that is written once: the checksum of its values."""
 
+LAYOUTS = "layout", "buffer_layout"
+"""Attributes of checkpoints that say how θ and the buffers divide into tensors; others say how they were trained."""
+
 DIM_ID, DIM_IDS = "_Netcdf4Dimid", "_Netcdf4Coordinates"
 """netCDF-4's number of a dim, on its scale, and the numbers of a variable's dims."""
 

@@ -87,6 +87,8 @@ def describe(path: str | os.PathLike, step: int | None = None) -> str:
 
 def describe_run(run: Run) -> str:
     """Text that says what an open run holds."""
+    from landscape.attributes import LAYOUTS  # loads h5py, which help does not need
+
     versions = ", ".join(f"{name} {version}" for name, version in run.software.items() if name != "platform")
     lines = [
         f"{run.path}: run, {run.status}, {_size(run.path)}",
@@ -94,7 +96,7 @@ def describe_run(run: Run) -> str:
         row_text("software", versions),
     ]
     checkpoints, history, eigenpairs = run.checkpoints, run.history, run.eigenpairs
-    trained = {name: value for name, value in checkpoints.attrs.items() if not name.endswith("layout")}
+    trained = {name: value for name, value in checkpoints.attrs.items() if name not in LAYOUTS}
     lines.append(
         row_text("trained", ", ".join(f"{name} {value}" for name, value in trained.items()) or "nothing is said")
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from landscape.attributes import to_json
+from landscape.attributes import LAYOUTS, to_json
 from landscape.failed_writes import abandon
 from landscape.file_handle import LOCK
 from landscape.run_format import OPEN
@@ -139,7 +139,7 @@ def _differences(run, layout, history, attrs, n_modes, dtype, state, optimizer_s
     compare("dtype", checkpoints["params"].dtype, dtype)
     pairs = "eigenpairs" in stored
     compare("number of modes", stored["eigenpairs/mode"].shape[0] if pairs else 0, n_modes)
-    theirs = {name: value for name, value in checkpoints.attrs.items() if not name.endswith("layout")}
+    theirs = {name: value for name, value in checkpoints.attrs.items() if name not in LAYOUTS}
     for name in [*attrs, *(theirs.keys() - attrs.keys())]:
         compare(f"attribute {name}", to_json(theirs.get(name)), to_json(attrs.get(name)))
     compare("state", run._state_shapes(), {name: (array.dtype.name, array.shape) for name, array in state.items()})

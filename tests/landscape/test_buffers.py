@@ -149,6 +149,15 @@ def test_a_run_with_buffers_is_resumed_with_the_same_ones(tmp_path):
         np.testing.assert_array_equal(run.checkpoints.buffers, [np.zeros(6), np.ones(6)])
 
 
+def test_an_attribute_of_ones_own_may_be_called_a_layout(tmp_path):
+    options = {"history": [], "attrs": {"data_layout": "rows"}, "resume": True}
+    for _ in range(2):
+        writer = RunWriter(tmp_path / "run.h5", ALONE[0].layout, **options)
+        writer.finish("interrupted")
+    with open_run(tmp_path / "run.h5") as run:
+        assert run.checkpoints.attrs["data_layout"] == "rows"
+
+
 def test_one_checkpoint_has_its_buffers_at_every_step(objective, checkpoints):
     last = checkpoints.sel(step=500)
     path = landscape.replay(objective, last, 3, learning_rate=0.01)
