@@ -74,16 +74,14 @@ def convert(
     from landscape.params import ParamLayout
     from landscape.run_writer import RunWriter
     from landscape.state_dict_files import read_tensors
-    from landscape.state_dict_names import STATISTICS, files_by_step
-    from landscape.state_dicts import read_state_dicts
+    from landscape.state_dict_names import files_by_step
+    from landscape.state_dicts import parameters_in, read_state_dicts
 
     paths = files_by_step(source)
     if objective is not None:
         layout = objective_of(objective, paths).layout
     else:
-        tensors = read_tensors(next(iter(paths.values())), weights)
-        chosen = {name: t for name, t in tensors.items() if t.is_floating_point() and not name.endswith(STATISTICS)}
-        layout = ParamLayout(tuple(chosen), tuple(tuple(t.shape) for t in chosen.values()))
+        layout = parameters_in(read_tensors(next(iter(paths.values())), weights))
     checkpoints = read_state_dicts(paths, layout, weights=weights)
     dtype = str(checkpoints.params.dtype)
     config = {"files": {str(step): str(path) for step, path in paths.items()}, "weights": weights}

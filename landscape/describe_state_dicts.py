@@ -9,10 +9,9 @@ import torch
 
 from landscape.analysis_inputs import objective_of
 from landscape.describe_rows import row_text, spans
-from landscape.params import ParamLayout
 from landscape.state_dict_files import read_tensors
-from landscape.state_dict_names import STATISTICS, files_by_step, shared_prefix
-from landscape.state_dicts import read_state_dicts
+from landscape.state_dict_names import files_by_step, shared_prefix
+from landscape.state_dicts import parameters_in, read_state_dicts, statistics_in
 
 MOST = 60
 """Tensors that are listed."""
@@ -64,14 +63,11 @@ def describe_state_dicts(sources: Sequence[str | os.PathLike], objective: str | 
 
 def _roles(tensors: dict[str, torch.Tensor], paths: dict, objective: str | None) -> dict[str, str]:
     """What each tensor is: parameter, buffer or left out."""
-    if objective is None:
-        kinds = {True: "parameter", False: "left out"}
-        own = {name: kinds[tensor.is_floating_point()] for name, tensor in tensors.items()}
-        return own | {name: "buffer" for name in tensors if name.endswith(STATISTICS[:2])}
-    layout = objective_of(objective, paths).layout
-    attrs = read_state_dicts(paths, layout).attrs  # looks at every file
+    layout = parameters_in(tensors) if objective is None else objective_of(objective, paths).layout
+    if objective is not None:
+        read_state_dicts(paths, layout)  # raises where a file does not fit
     prefix = shared_prefix(tensors, layout)
-    buffers = ParamLayout.from_json(attrs["buffer_layout"]).names if "buffer_layout" in attrs else ()
+    buffers = statistics_in(tensors, prefix, layout).names
     named = {prefix + name: "parameter" for name in layout.names} | {prefix + name: "buffer" for name in buffers}
     return {name: named.get(name, "left out") for name in tensors}
 

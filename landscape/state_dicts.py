@@ -75,7 +75,7 @@ def read_state_dicts(
     for path in paths.values():
         tensors = read_tensors(path, weights)
         prefixes.append(prefix := shared_prefix(tensors, layout))
-        buffers = _statistics(tensors, prefix, layout) if buffers is None else buffers
+        buffers = statistics_in(tensors, prefix, layout) if buffers is None else buffers
         names = [prefix + name for name in (*layout.names, *buffers.names)]
         _check(path, tensors, prefix, {layout: "parameters", buffers: "buffers"})
         unused |= dict.fromkeys(name for name in tensors if name not in names)
@@ -95,7 +95,13 @@ def _variable(dim: str, files, layout: ParamLayout, weights: str, dtype: np.dtyp
     return xr.Variable(("step", dim), array, {"long_name": label})
 
 
-def _statistics(tensors: Mapping[str, torch.Tensor], prefix: str, layout: ParamLayout) -> ParamLayout:
+def parameters_in(tensors: Mapping[str, torch.Tensor]) -> ParamLayout:
+    """All floating-point tensors of a file but what batch norms have seen: θ where no model says what it is."""
+    held = {n: tuple(t.shape) for n, t in tensors.items() if t.is_floating_point() and not n.endswith(STATISTICS)}
+    return ParamLayout(tuple(held), tuple(held.values()))
+
+
+def statistics_in(tensors: Mapping[str, torch.Tensor], prefix: str, layout: ParamLayout) -> ParamLayout:
     """The running means and variances among the tensors of a file."""
     names = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.endswith(STATISTICS[:2])}
     chosen = {name: tuple(tensor.shape) for name, tensor in names.items() if name not in layout.names}
