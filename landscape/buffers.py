@@ -10,6 +10,7 @@ import xarray as xr
 
 from landscape.objective import Objective, as_steps
 from landscape.params import ParamLayout
+from landscape.products import refuse_unfit_vectors
 
 KEPT = 8
 """Steps whose buffers are kept in memory."""
@@ -134,8 +135,7 @@ class ObjectiveWithBuffers(Objective):
             self.check, self.vmaps = one.check, one.vmaps
 
         def multiply(vectors: torch.Tensor) -> torch.Tensor:
-            if vectors.shape[: params.ndim - 1] != params.shape[:-1] or vectors.shape[-1] != self.n_params:
-                raise ValueError(f"vectors {tuple(vectors.shape)} do not fit params {tuple(params.shape)}")
+            refuse_unfit_vectors(vectors, params)
             columns = vectors.reshape(len(stacked), -1, self.n_params)
             found = torch.empty_like(columns)
             for rows, product in products:

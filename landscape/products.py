@@ -17,6 +17,12 @@ torch.empty(2**25 - 2**16, dtype=torch.uint8)
 COLUMNS_TOGETHER = 8  # columns that share a batched product, so that memory stays bounded
 
 
+def refuse_unfit_vectors(vectors: torch.Tensor, params: torch.Tensor) -> None:
+    """ValueError unless `vectors` end with n and, for stacked params (E, n), begin with E."""
+    if vectors.shape[: params.ndim - 1] != params.shape[:-1] or vectors.shape[-1] != params.shape[-1]:
+        raise ValueError(f"vectors {tuple(vectors.shape)} do not fit params {tuple(params.shape)}")
+
+
 class CurvatureProduct:
     """The product of the curvature matrices at stacked params (E, n) with vectors (E, n) or (E, k, n).
 
@@ -57,10 +63,8 @@ class CurvatureProduct:
 
     def __call__(self, vectors: torch.Tensor) -> torch.Tensor:
         """Products with vectors (E, n) or (E, k, n), for params (n,) also (n,); of the shape of `vectors`."""
-        n, lead = self.objective.n_params, self.params.shape[:-1]
-        if vectors.shape[: len(lead)] != lead or vectors.shape[-1] != n:
-            raise ValueError(f"vectors {tuple(vectors.shape)} do not fit params {tuple(self.params.shape)}")
-        columns = vectors.reshape(len(self.points), -1, n)
+        refuse_unfit_vectors(vectors, self.params)
+        columns = vectors.reshape(len(self.points), -1, self.objective.n_params)
         if self.kept is not None:
             parts = [self._columns(linear, columns[rows]) for rows, linear in self.kept]
             total = parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -17,6 +17,7 @@ from dynloss.kernels.torch_planes import is_moderate, plane_terms
 from dynloss.losses import CrossEntropy, one_hot
 from landscape import Objective
 from landscape.objective import as_steps
+from landscape.products import refuse_unfit_vectors
 
 ACTIVATION_BYTES = 8 * 2**20
 """Hidden activations that are worked on at once: enough to be worth the calls, few enough to stay in a cache."""
@@ -85,8 +86,7 @@ class NetworkObjective(Objective):
         multiply = self._linearized(params, step, with_mixed)
 
         def product(vectors: torch.Tensor) -> torch.Tensor:
-            if vectors.shape[: params.ndim - 1] != params.shape[:-1] or vectors.shape[-1] != self.n_params:
-                raise ValueError(f"vectors {tuple(vectors.shape)} do not fit params {tuple(params.shape)}")
+            refuse_unfit_vectors(vectors, params)
             return multiply(vectors)
 
         return product
