@@ -235,10 +235,8 @@ def _descend(group: _Group, n_steps: int, record: EnsembleRecord, progress: tqdm
         weights = np.stack([np.asarray(one) for one in given], axis=1)  # (step, member, class)
         objective = group.objective.reweighted(weights.reshape(-1, weights.shape[-1]))
         rows_of = (steps - first)[:, None] * len(group.losses)
-        skipped_to = first
-        for step in steps.tolist():
-            if step < skipped_to:
-                continue
+        step, end = first, first + len(steps)
+        while step < end:
             losses, gradients = objective.value_and_gradient(params, rows_of[step - first] + alive)
             record.checkpoint(group.numbers[alive], step, params)
             if step % record.history_every == 0:
@@ -256,12 +254,12 @@ def _descend(group: _Group, n_steps: int, record: EnsembleRecord, progress: tqdm
                     return
             before, moved = update, params - rates * gradients
             params, update = moved, moved - params
-            skipped_to = step + 1
-            quiet = min(record.next(step + 1) - N_UPDATES, steps[-1] + 1) - skipped_to
+            step += 1
+            quiet = min(record.next(step) - N_UPDATES, end) - step
             if quiet > 0 and hasattr(objective, "descend"):
-                at = rows_of[skipped_to - first : skipped_to - first + quiet] + alive
+                at = rows_of[step - first : step - first + quiet] + alive
                 params, made = objective.descend(params, rates[:, 0], at)
-                skipped_to += made
+                step += made
         progress.update(len(group.numbers) * len(steps))
     record.checkpoint(group.numbers[alive], n_steps, params)
     record.diverged(group.numbers[alive[~params.isfinite().all(1).numpy(force=True)]], n_steps)
