@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 
 from viz.axes import sentence
-from viz.dashboard_moment import gradient_bars, plain, rounded, sections, spectra
+from viz.dashboard_moment import gradient_bars, plain, rounded, sections, spectra, subscript
 from viz.dataset import coordinate, label, read
 from viz.history import LOGARITHMIC
 from viz.style import BLACK, CLASS_COLORS, MODE_COLORS
@@ -161,7 +161,7 @@ def _panel(history: xr.Dataset, name: str) -> dict:
     if name == "class_weight":
         values = read(history, name, ("step", "class"), source=HISTORY)
         colors = [CLASS_COLORS[i % len(CLASS_COLORS)] for i in range(values.sizes["class"])]
-        names = [f"Γ{_subscript(c)}" for c in coordinate(values, "class")]
+        names = [f"Γ{subscript(c)}" for c in coordinate(values, "class")]
         rows = values.transpose("class", "step")
         lines = [_series(row, name, color, "line", name) for row, name, color in zip(rows, names, colors, strict=True)]
         return _with_range("Class weights", lines, log=False)
@@ -176,10 +176,10 @@ def _eigenvalues(eigs: xr.Dataset) -> dict:
     lines = [
         _series(
             values.isel(mode=i),
-            f"λ{_subscript(mode + 1)}",
+            f"λ{subscript(mode + 1)}",
             MODE_COLORS[i % len(MODE_COLORS)],
             "dots",
-            f"λ{_subscript(mode + 1)}",
+            f"λ{subscript(mode + 1)}",
         )
         for i, mode in enumerate(coordinate(values, "mode"))
     ]
@@ -231,7 +231,3 @@ def _with_range(name: str, lines: list[dict], *, log: bool) -> dict:
         room = 0.04 * ((high - low) or abs(high) or 1)
         low, high = low - room, high + room
     return {"name": name, "log": log, "range": [low, high], "series": lines}
-
-
-def _subscript(number) -> str:
-    return str(number).translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))

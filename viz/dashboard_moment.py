@@ -13,6 +13,7 @@ from cmcrameri import cm
 from viz.axes import sentence
 from viz.dataset import coordinate, label, read
 from viz.style import GREEN, MODE_COLORS
+from viz.surface import height_range
 
 PLANE, PATH = "landscape.plane_slice", "landscape.project"
 EIGS, GRADS, DENSITY = "landscape.top_eigenpairs", "landscape.gradient_decomposition", "landscape.spectral_density"
@@ -41,8 +42,7 @@ def sections(
     finite = np.concatenate([values[np.isfinite(values)] for values in map(np.asarray, losses)])
     if not finite.size or (scale == "log" and finite.min() <= 0):
         raise ValueError(f'sections need finite losses, with scale="log" positive ones; got scale={scale!r}')
-    low, high = float(finite.min()), float(finite.max())
-    low, high = (low, high) if low < high else (low - 1e-6 * max(abs(low), 1e-6), high + 1e-6 * max(abs(high), 1e-6))
+    low, high = height_range(finite)
     form = np.log10 if scale == "log" else np.asarray
     drawn = []
     order = np.argsort([int(plane["step"]) for plane in planes], kind="stable")
@@ -127,6 +127,10 @@ def rounded(values, digits: int = 4) -> list[float | None]:
 
 def plain(text: str) -> str:
     """Symbols such as $v_1$ in letters that any font has."""
-    digits = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
-    text = re.sub(r"\$v_\{?(\d+)\}?\$", lambda found: "v" + found[1].translate(digits), text)
+    text = re.sub(r"\$v_\{?(\d+)\}?\$", lambda found: f"v{subscript(found[1])}", text)
     return text.replace(r"\alpha", "α").replace(r"\beta", "β").replace("$", "")
+
+
+def subscript(number) -> str:
+    """A whole number in small low digits."""
+    return str(number).translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
